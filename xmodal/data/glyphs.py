@@ -1,0 +1,198 @@
+"""`glyphs`: pictures of characters and their Unicode names, drawn when needed; nothing is downloaded or stored.
+
+The typefaces (DejaVu, STIX) ship inside matplotlib, the names come from Python's `unicodedata`.
+
+Protocol
+- Characters without a name, controls, separators and characters that draw nothing are left out.
+- A name is held out of training when the first eight bytes of its sha256 are divisible by ten.
+- Training: the four DejaVu Sans and the four DejaVu Sans Mono faces, names not held out.
+- Pictures with equal pixels are one row with all their names (LATIN CAPITAL LETTER A, GREEK CAPITAL LETTER ALPHA).
+- Tests, each with its own names as the gallery:
+  `unseen_typeface` DejaVuSerif, names of the training set; `unseen_names` DejaVuSans, names held out;
+  `other_family` STIXGeneral, names of the training set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import unicodedata
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+TRAIN_FACES = tuple(
+    family + style for family in ("DejaVuSans", "DejaVuSansMono") for style in ("", "-Bold", "-Oblique", "-BoldOblique")
+)
+TESTS = {
+    "unseen_typeface": ("DejaVuSerif", False),
+    "unseen_names": ("DejaVuSans", True),
+    "other_family": ("STIXGeneral", False),
+}
+SIDE = 64  # pixels a side of a drawn picture; the model scales them to its own size
+EM = 48  # pixels an em: capitals with an accent and descenders both fit into SIDE
+BASELINE = 50  # pixels from the top: one for all, since height tells a capital from a small letter
+
+# What a character is, by the words its Unicode name begins with or holds; the first that fits counts.
+KINDS: dict[str, tuple[str, ...]] = {
+    "combining": ("COMBINING ",),
+    "modifier": ("MODIFIER ", "SUPERSCRIPT ", "SUBSCRIPT "),
+    "mathematical": ("MATHEMATICAL ", "DOUBLE-STRUCK ", "SCRIPT ", "BLACK-LETTER "),
+    "latin": ("LATIN ",),
+    "greek": ("GREEK ",),
+    "cyrillic": ("CYRILLIC ",),
+    "armenian": ("ARMENIAN ",),
+    "hebrew": ("HEBREW ",),
+    "arabic": ("ARABIC ", "EXTENDED ARABIC"),
+    "georgian": ("GEORGIAN ",),
+    "lao": ("LAO ",),
+    "nko": ("NKO ",),
+    "tifinagh": ("TIFINAGH ",),
+    "canadian syllabics": ("CANADIAN SYLLABICS ",),
+    "ogham": ("OGHAM ",),
+    "braille pattern": ("BRAILLE PATTERN ",),
+    "box drawings": ("BOX DRAWINGS ",),
+    "hexagram": ("HEXAGRAM ",),
+    "tetragram": ("TETRAGRAM ",),
+    "domino tile": ("DOMINO TILE ",),
+    "playing card": ("PLAYING CARD ",),
+    "circled": ("CIRCLED ", "NEGATIVE CIRCLED ", "DINGBAT "),
+    "roman numeral": ("ROMAN NUMERAL ", "SMALL ROMAN NUMERAL "),
+    "fraction": ("VULGAR FRACTION ",),
+    "chess": ("WHITE CHESS ", "BLACK CHESS "),
+}
+# Letters have the words of their names around them; most kinds are named as they are.
+TEMPLATES = ("{}", "{} letter", "{} small letter", "{} capital letter", "{} sign", "{} symbol")
+
+
+def kind(name: str) -> str | None:
+    """The zero-shot class of a Unicode name: its script or kind, or None where it belongs to none of KINDS."""
+    for label, beginnings in KINDS.items():
+        if name.startswith(beginnings):
+            return label
+    words = name.split()
+    return "arrow" if any(w.startswith("ARROW") or w.endswith("ARROW") for w in words) else None
+
+
+def held_out(name: str) -> bool:
+    """Whether a name is never seen in training: a tenth of all, by sha256, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % 10 == 0
+
+
+@cache
+def draw(face: str) -> tuple[list[str], np.ndarray]:
+    """All characters of a face that have a name and draw something: names (n) and pictures (n, SIDE, SIDE) uint8.
+
+    Black ink on white paper, a common baseline, centred from left to right; what is wider or taller than the
+    picture is drawn smaller until it fits.
+    """
+    from fontTools.ttLib import TTFont
+    from matplotlib import get_data_path
+
+    path = Path(get_data_path()) / "fonts" / "ttf" / f"{face}.ttf"
+    with TTFont(path, lazy=True) as font:
+        characters = sorted(chr(code) for code in font.getBestCmap())
+    fonts = {size: ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC) for size in range(8, EM + 1)}
+    names, pictures = [], []
+    for character in characters:
+        name = unicodedata.name(character, "")
+        if not name or unicodedata.category(character) in ("Cc", "Zs", "Zl", "Zp"):
+            continue
+        picture = _draw_one(character, fonts)
+        if picture is not None:
+            names.append(name)
+            pictures.append(picture)
+    return names, np.stack(pictures)
+
+
+def _draw_one(character: str, fonts: dict[int, ImageFont.FreeTypeFont]) -> np.ndarray | None:
+    size = EM
+    left, top, right, bottom = fonts[size].getbbox(character, anchor="ls")
+    if right <= left or bottom <= top:
+        return None
+    extent = max(right - left, bottom - top)
+    if extent > SIDE:
+        size = max(min(fonts), int(EM * SIDE / extent))
+        left, top, right, bottom = fonts[size].getbbox(character, anchor="ls")
+    x = (SIDE - (right - left)) / 2 - left
+    y = min(max(BASELINE, -top), SIDE - bottom)  # moved only as far as it must to stay inside
+    image = Image.new("L", (SIDE, SIDE), 255)
+    ImageDraw.Draw(image).text((x, y), character, fill=0, font=fonts[size], anchor="ls")
+    pixels = np.asarray(image)
+    return pixels if pixels.min() < 128 else None
+
+
+class Glyphs:
+    """A data source: one row a picture, with all names of the characters that are drawn with these pixels.
+
+    split: "train" or one of TESTS.
+    """
+
+    photographs = False
+
+    def __init__(self, split: str = "train") -> None:
+        self.name = "glyphs" if split == "train" else f"glyphs/{split}"
+        faces, unseen = (TRAIN_FACES, False) if split == "train" else ((TESTS[split][0],), TESTS[split][1])
+        if split == "train":
+            wanted = None
+        elif unseen:
+            wanted = None
+        else:  # only names that training has seen
+            wanted = {name for face in TRAIN_FACES for name in draw(face)[0]}
+        rows: dict[bytes, tuple[np.ndarray, list[str], str]] = {}
+        for face in faces:
+            for name, picture in zip(*draw(face), strict=True):
+                if held_out(name) != unseen or (wanted is not None and name not in wanted):
+                    continue
+                _, names, _ = rows.setdefault(picture.tobytes(), (picture, [], f"{face}/{name}"))
+                if name not in names:
+                    names.append(name)
+        self.pictures = np.stack([picture for picture, _, _ in rows.values()])  # (n, SIDE, SIDE) uint8
+        self.names = [names for _, names, _ in rows.values()]
+        self.keys = [key for _, _, key in rows.values()]
+        digests = (hashlib.sha256(pixels).digest()[:8] for pixels in rows)
+        self.image_id = np.array([int.from_bytes(d, "big", signed=True) for d in digests], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def image(self, row: int) -> Image.Image:
+        return Image.fromarray(self.pictures[row]).convert("RGB")
+
+    def images(self, rows: np.ndarray) -> list[np.ndarray]:
+        """The pictures of many rows at once, (SIDE, SIDE) uint8 each."""
+        return list(self.pictures[rows])
+
+    def texts(self, row: int) -> list[str]:
+        return self.names[row]
+
+    def key(self, row: int) -> str:
+        return self.keys[row]
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(np.sort(self.image_id).tobytes())
+        digest.update("\n".join(name for names in self.names for name in names).encode())
+        return digest.hexdigest()
+
+
+def zero_shot_set(split: str) -> tuple[np.ndarray, list[str], np.ndarray]:
+    """Pictures (n, SIDE, SIDE), class names and labels (n,) of a split: a row whose names agree on one kind."""
+    source = Glyphs(split)
+    kinds = [{kind(name) for name in names} for names in source.names]
+    rows = [row for row, found in enumerate(kinds) if len(found) == 1 and None not in found]
+    labels = [next(iter(kinds[row])) for row in rows]
+    classes = sorted({label for label in labels if label})
+    return source.pictures[rows], classes, np.array([classes.index(label) for label in labels if label])
+
+
+def versions() -> str:
+    """What the pictures and names depend on, for a score's protocol."""
+    import matplotlib
+    from PIL import features
+
+    return (
+        f"matplotlib {matplotlib.__version__}, FreeType {features.version('freetype2')}, "
+        f"Unicode {unicodedata.unidata_version}, Python {sys.version_info.major}.{sys.version_info.minor}"
+    )
