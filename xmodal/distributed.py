@@ -1,0 +1,244 @@
+"""Processes: gather with gradient, sums, and the one all-reduce of a step. The only file that knows ranks.
+
+A loss is a sum of shares, one a process. Each process computes its share from its own rows and from rows that
+`gather` brought; the backward of `gather` and `reduce` sums what all processes say about them, so that every
+process ends with d(global loss)/d(its rows), and `sum_gradients` adds up the parameters'. On one process all of
+it is the identity.
+
+The scope is all processes; `with alone():` narrows it to this one. What ran forward in a scope runs backward in it.
+Every process of the scope calls these functions in the same order, also with no rows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from xmodal.errors import InputError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+_alone: ContextVar[bool] = ContextVar("alone", default=False)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, this process is all there is: validation on one process, a notebook, a reference computation."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
+
+def processes() -> int:
+    """How many processes are in scope."""
+    return 1 if _alone.get() or not dist.is_initialized() else dist.get_world_size()
+
+
+def rank() -> int:
+    """The number of this process in its scope, from 0."""
+    return 0 if processes() == 1 else dist.get_rank()
+
+
+def sizes(b: int) -> list[int]:
+    """How many rows each process has."""
+    if processes() == 1:
+        return [b]
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    every = torch.empty(processes(), dtype=torch.long, device=device)
+    dist.all_gather_into_tensor(every, torch.tensor([b], device=device))
+    return every.tolist()
+
+
+def count(b: int) -> int:
+    """Rows on all processes, of which `b` are here."""
+    return sum(sizes(b))
+
+
+def row_numbers(b: int, device: torch.device | None = None) -> Tensor:
+    """Where the local rows stand among those of `gather`, (b,) long."""
+    first = sum(sizes(b)[: rank()])
+    return torch.arange(first, first + b, device=device)
+
+
+def _all_gather(x: Tensor, rows: list[int]) -> Tensor:
+    """(b, …) on each process -> (B, …); uneven numbers of rows travel padded to the largest."""
+    most = max(rows)
+    sent = x.contiguous()
+    if len(x) < most:
+        sent = torch.cat([sent, sent.new_zeros((most - len(x), *x.shape[1:]))])
+    received = x.new_empty((most * len(rows), *x.shape[1:]))
+    if most:
+        dist.all_gather_into_tensor(received, sent)
+    if min(rows) == most:
+        return received
+    return torch.cat([part[:n] for part, n in zip(received.split(most), rows, strict=True)])
+
+
+def _reduce_scatter(x: Tensor, rows: list[int]) -> Tensor:
+    """(B, …) on each process -> the sum over processes of the rows that are this one's, (b, …)."""
+    most, here = max(rows), rows[dist.get_rank()]
+    if not most:
+        return x
+    if min(rows) < most:
+        x = torch.cat([torch.cat([part, part.new_zeros((most - n, *x.shape[1:]))]) for part, n in _parts(x, rows)])
+    received = x.new_empty((most, *x.shape[1:]))
+    dist.reduce_scatter_tensor(received, x.contiguous())
+    return received[:here]
+
+
+def _parts(x: Tensor, rows: list[int]) -> Iterable[tuple[Tensor, int]]:
+    return zip(x.split(rows), rows, strict=True)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.rows = sizes(len(x))
+        return _all_gather(x, ctx.rows)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _reduce_scatter(gradients[0], ctx.rows)
+
+
+class _Reduce(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        y = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(y)
+        return y
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, share: Tensor) -> Tensor:
+        y = share.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+
+def gather(x: Tensor) -> Tensor:
+    """Rows of all processes in the order of ranks, (b, …) -> (B, …). Backward sums over processes; b may differ."""
+    return x if processes() == 1 else _Gather.apply(x)  # pyright: ignore[reportReturnType]
+
+
+def reduce(x: Tensor) -> Tensor:
+    """The sum over processes of tensors of one shape. Backward sums too: each process's use of the sum counts."""
+    return x if processes() == 1 else _Reduce.apply(x)  # pyright: ignore[reportReturnType]
+
+
+def total(share: Tensor) -> Tensor:
+    """The sum of the shares of a loss, the same number on every process; ends every loss.
+
+    Backward is the identity: d(total)/d(own share) is 1, and the other shares are the other processes' to derive.
+    """
+    return share if processes() == 1 else _Total.apply(share)  # pyright: ignore[reportReturnType]
+
+
+@torch.no_grad()
+def sum_gradients(parameters: Iterable[Tensor], extra: Tensor | None = None) -> Tensor | None:
+    """Add up the gradients of all processes in place, in one all-reduce for each type and device.
+
+    A flag for each parameter travels along, so that a gradient which is None everywhere stays None (weight decay
+    and momentum leave it alone, as on one process). `extra` (k,) float numbers ride with them; their sum is returned.
+    """
+    if processes() == 1:
+        return extra
+    groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for p in parameters:
+        if p.requires_grad:
+            groups.setdefault((p.dtype, p.device), []).append(p)
+    summed = extra
+    for (dtype, device), members in groups.items():
+        pieces = [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in members]
+        flags = torch.tensor([p.grad is not None for p in members], dtype=dtype, device=device)
+        riding = flags.new_empty(0) if extra is None else extra.to(device, dtype)
+        flat = torch.cat([*pieces, flags, riding])
+        dist.all_reduce(flat)
+        *sums, flags, ridden = flat.split([*(p.numel() for p in members), len(members), len(riding)])
+        for p, piece, given in zip(members, sums, flags.tolist(), strict=True):
+            p.grad = piece.view_as(p).clone() if given else None
+        if extra is not None:
+            summed, extra = ridden.to(extra), None
+    return summed
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """A small picklable value from every process, in the order of ranks."""
+    if processes() == 1:
+        return [value]
+    values: list[Any] = [None] * processes()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def first_says(value: Any) -> Any:
+    """The first process's value, on every process."""
+    if processes() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def agree(problem: str | None) -> None:
+    """Raise the first process's problem on every process: input is checked once, and all end together."""
+    found = next((p for p in gather_objects(problem) if p), None)
+    if found:
+        raise InputError(found)
+
+
+def wait() -> None:
+    """Until every process is here."""
+    if processes() > 1:
+        dist.barrier()
+
+
+def start(precision: str = "auto", track: Iterable[str] = (), folder: str | os.PathLike[str] | None = None) -> Accelerator:
+    """Accelerate's device, launch, autocast, clipping and trackers; nothing of it wraps the model.
+
+    precision: "auto" takes bf16 where the device computes in it, float32 elsewhere.
+    Raises InputError where the launcher promised more processes than there are.
+    """
+    from accelerate import Accelerator
+
+    bf16 = precision == "bf16" or (precision == "auto" and computes_bf16())
+    accelerator = Accelerator(
+        mixed_precision="bf16" if bf16 else "no", log_with=list(track) or None, project_dir=folder
+    )
+    promised = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != promised:
+        raise InputError(
+            f"The launcher promised {promised} processes, {accelerator.num_processes} came up. "
+            "On a CPU start them with: torchrun --nproc_per_node N -m xmodal.train.NAME"
+        )
+    return accelerator
+
+
+def computes_bf16() -> bool:
+    """Whether the device has arithmetic for bfloat16: GPUs that say so, CPUs with AVX512_BF16 or AMX."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if torch.backends.mps.is_available():
+        return False
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

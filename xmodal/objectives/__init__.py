@@ -1,0 +1,5 @@
+"""The maths: pure functions of representations, exact over the processes in scope."""
+
+from xmodal.objectives.info_nce import clip_loss, info_nce_floor
+
+__all__ = ["clip_loss", "info_nce_floor"]
