@@ -1,0 +1,184 @@
+"""Run folders and checkpoints: atomic, verified, safetensors and JSON only.
+
+A checkpoint is written into `checkpoints/step-N.tmp`, its files are synced, the manifest with sizes and hashes comes
+last, then the folder is renamed and older ones are removed. What is loaded is the newest one whose manifest holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xmodal.errors import InputError
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete one: `step` optimizer steps are done; `state` is what the loop wrote beside the tensors."""
+
+    folder: Path
+    step: int
+    state: dict[str, Any]
+
+    def restore(self, method: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Put the tensors back. Raises InputError where the method has other tensors than the one that was saved."""
+        from safetensors.torch import load_file
+
+        saved = load_file(self.folder / "method.safetensors")
+        missing, unexpected = method.load_state_dict(saved, strict=False)
+        if missing or unexpected:
+            raise InputError(
+                f"{self.folder} was written by another model: it lacks {len(missing)} tensors "
+                f"and has {len(unexpected)} others (first: {[*missing, *unexpected][0]})."
+            )
+        _restore_optimizer(method, optimizer, load_file(self.folder / "optimizer.safetensors"), self.state["optimizer"])
+
+
+def is_restart() -> bool:
+    """Whether torchrun or Slurm started this job again after a failure or a requeue."""
+    return any(int(os.environ.get(f"{who}_RESTART_COUNT", "0") or 0) > 0 for who in ("TORCHELASTIC", "SLURM"))
+
+
+def claim(folder: Path, resume: bool) -> Checkpoint | None:
+    """Check a run folder before anything is written: new or empty without `resume`, else its newest checkpoint.
+
+    A resume of a folder that has nothing yet begins anew. Raises InputError for a folder in use.
+    """
+    if folder.is_file():
+        raise InputError(f"{folder} is a file; --output takes a folder.")
+    if resume or is_restart():
+        return newest(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty. Go on with that run by --resume, or choose another --output.")
+    return None
+
+
+def newest(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint of a run folder that is whole, or None; torn ones are passed over with a line."""
+    for step, path in sorted(_steps(folder), reverse=True):
+        problem = damage(path)
+        if problem is None:
+            return Checkpoint(path, step, json.loads((path / "state.json").read_text()))
+        print(f"Checkpoint {path} is passed over: {problem}.", flush=True)
+    return None
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint's files by its manifest, or None."""
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text())["files"]
+    except (OSError, ValueError, KeyError):
+        return f"it has no readable {MANIFEST}"
+    for name, expected in manifest.items():
+        file = checkpoint / name
+        if not file.is_file() or file.stat().st_size != expected["bytes"]:
+            return f"{name} is missing or has another size"
+        if _sha256(file) != expected["sha256"]:
+            return f"{name} has other bytes than were written"
+    return None
+
+
+def save(
+    folder: Path,
+    step: int,
+    method: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+    keep: int = 2,
+) -> Path:
+    """Write `checkpoints/step-N` of a run folder, then remove all but the newest `keep`."""
+    from safetensors.torch import save_file
+
+    final = folder / "checkpoints" / f"step-{step}"
+    beside = final.with_name(final.name + ".tmp")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    tensors, numbers = _optimizer_state(method, optimizer)
+    save_file({name: _own(t) for name, t in method.state_dict().items()}, beside / "method.safetensors")
+    save_file(tensors, beside / "optimizer.safetensors")
+    (beside / "state.json").write_text(json.dumps({**state, "step": step, "optimizer": numbers}, indent=1))
+    files = {}
+    for file in sorted(beside.iterdir()):
+        _sync(file)
+        files[file.name] = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+    (beside / MANIFEST).write_text(json.dumps({"step": step, "files": files}, indent=1))
+    _sync(beside / MANIFEST)
+    _sync(beside)
+    if final.exists():  # the same step, written again after a resume
+        shutil.rmtree(final)
+    beside.rename(final)
+    _sync(final.parent)
+    for _, old in sorted(_steps(folder))[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a small file so that a reader sees the old one or the new one, never half of it."""
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_text(text)
+    _sync(beside)
+    beside.replace(path)
+
+
+def _steps(folder: Path) -> list[tuple[int, Path]]:
+    found = (folder / "checkpoints").glob("step-*")
+    return [(int(p.name[5:]), p) for p in found if p.name[5:].isdigit() and p.is_dir()]
+
+
+def _optimizer_state(
+    method: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The optimizer's state by parameter name: tensors as `kind/name`, plain numbers beside them."""
+    names = {id(p): name for name, p in method.named_parameters()}
+    tensors, numbers = {}, {}
+    for p, state in optimizer.state.items():
+        for kind, value in state.items():
+            key = f"{kind}/{names[id(p)]}"
+            if isinstance(value, Tensor):
+                tensors[key] = _own(value)
+            else:
+                numbers[key] = value
+    return tensors, numbers
+
+
+def _restore_optimizer(
+    method: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], numbers: dict[str, Any]
+) -> None:
+    names = {id(p): name for name, p in method.named_parameters()}
+    places = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in {**tensors, **numbers}.items():
+        kind, name = key.split("/", 1)
+        state.setdefault(places.index(name), {})[kind] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _own(t: Tensor) -> Tensor:
+    """A contiguous copy on the CPU that shares memory with no other tensor, as safetensors asks."""
+    return t.detach().to("cpu", copy=True).contiguous()
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Ask the file system to hold a file, or the entries of a folder, on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,214 @@
+"""The training loop: slices, sum, clip, schedule, log, evaluate, save, resume. It knows no objective.
+
+Nothing is wrapped and no scheduler, sampler or random state is kept: the learning rate, the rows of a batch, their
+augmentation and every random draw are functions of the step, so a run that goes on from a checkpoint is the run.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xmodal import checkpoint, distributed
+from xmodal.data.batches import Batches, Quarantine, loader
+from xmodal.data.order import key
+from xmodal.errors import InputError
+from xmodal.method import Batch, Method, Progress
+from xmodal.report.log import Log
+
+Autocast = Callable[[], AbstractContextManager]
+MOST_SKIPPED = 5  # steps in a row without a finite gradient before the run ends
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a run is, beside its method and its data; a recipe fills it from its Config."""
+
+    steps: int
+    seed: int = 0
+    micro_batch: int | None = None
+    clip_norm: float | None = 1.0
+    workers: int = 0
+    save_every: int = 0  # steps; 0 is only at the end
+    eval_every: int = 0
+    compile: bool = False
+
+
+def fit(
+    method: Method,
+    data: Batches,
+    setting: Setting,
+    *,
+    accelerator: Any,
+    optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
+    lr: Callable[[int], float],
+    log: Log,
+    quarantine: Quarantine,
+    evaluate: Callable[[int], dict[str, float]] | None = None,
+    resume: checkpoint.Checkpoint | None = None,
+) -> Progress:
+    """Train `method` for `setting.steps` optimizer steps and leave its last checkpoint in the run folder.
+
+    optimizer: builds an optimizer from parameter groups; a group's `lr_scale` multiplies the learning rate.
+    evaluate: called on every process after each `eval_every` steps; its figures go into the log.
+    Raises InputError when more samples are unreadable than allowed, RuntimeError when the gradient stays non-finite.
+    """
+    device = accelerator.device
+    method.to(device)
+    progress = Progress(0, setting.steps, data.steps_per_epoch, data.global_batch)
+    groups = [g for g in method.parameter_groups() if g["params"]]
+    opt = optimizer(groups)
+    start, skipped_steps = 0, 0
+    if resume is not None:
+        resume.restore(method, opt)
+        start, skipped_steps = resume.step, resume.state["skipped_steps"]
+    if setting.compile:
+        method.towers.compile()
+    parameters = [p for g in groups for p in g["params"]]
+
+    def save(step: int) -> None:
+        if distributed.rank() == 0:
+            state = {"batch": data.global_batch, "data": data.source.fingerprint(), "skipped_steps": skipped_steps}
+            checkpoint.save(log.folder, step, method, opt, state)
+        distributed.wait()
+
+    in_a_row = 0
+    log.begin(start, setting.steps, data.global_batch)
+    for step, batch, skipped in loader(data, start, setting.steps, setting.workers):
+        began = time.perf_counter()
+        progress = Progress(step, setting.steps, data.steps_per_epoch, data.global_batch)
+        method.train()
+        loss, metrics, representations, targets = gradients(
+            method, batch, progress, device, setting.seed, setting.micro_batch, accelerator.autocast
+        )
+        bad = distributed.sum_gradients(parameters, torch.tensor([float(quarantine.add(skipped, step))]))
+        norm = accelerator.clip_grad_norm_(parameters, setting.clip_norm if setting.clip_norm else math.inf)
+        rate = lr(step)
+        for group in opt.param_groups:
+            group["lr"] = rate * group.get("lr_scale", 1.0)
+        # Loss and norm are sums over all processes: they are the same, and finite, on all or on none.
+        if bool(torch.isfinite(loss) & torch.isfinite(norm)):
+            opt.step()
+            method.after_step(representations, targets, progress)
+            in_a_row = 0
+        else:
+            skipped_steps, in_a_row = skipped_steps + 1, in_a_row + 1
+            log.event(step + 1, skipped_step="the loss or the gradient was not finite")
+            if in_a_row == MOST_SKIPPED:
+                raise RuntimeError(
+                    f"The gradient was not finite in {in_a_row} steps in a row, up to step {step + 1}. "
+                    f"Samples of the last one: {[data.source.key(r) for r in batch['row'].tolist()[:8]]} …"
+                )
+        opt.zero_grad(set_to_none=True)
+        quarantine.check(int(bad.item()) if bad is not None else 0)
+        log.step(
+            step + 1,
+            loss=loss.item(),
+            lr=rate,
+            grad_norm=norm.item(),
+            pairs_per_second=data.global_batch / (time.perf_counter() - began),
+            **{name: float(value) for name, value in metrics.items()},
+        )
+        done = step + 1
+        if setting.save_every and done % setting.save_every == 0 and done < setting.steps:
+            save(done)
+        if evaluate is not None and setting.eval_every and done % setting.eval_every == 0 and done < setting.steps:
+            method.eval()
+            log.event(done, **evaluate(done))
+    log.end()
+    if start < setting.steps:
+        save(setting.steps)
+    return Progress(setting.steps, setting.steps, data.steps_per_epoch, data.global_batch)
+
+
+def gradients(
+    method: Method,
+    batch: Batch,
+    progress: Progress,
+    device: torch.device,
+    seed: int,
+    micro_batch: int | None,
+    autocast: Autocast,
+) -> tuple[Tensor, dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
+    """Leave this process's part of the global gradient in `.grad`; `distributed.sum_gradients` adds up the parts.
+
+    With `micro_batch` rows a slice this is gradient caching (Gao et al. 2021, arXiv:2101.06983): every slice is
+    encoded without a graph, the objective gives the gradient of the representations, and each slice is encoded
+    again, with the same random draws, to carry it on to the parameters. The last slice keeps its first graph.
+
+    Returns the global loss (), the objective's metrics, representations (b, …) and targets (b, …), all detached.
+    """
+    rows = len(next(iter(batch.values())))
+    size = micro_batch or rows
+    bounds = [(a, min(a + size, rows)) for a in range(0, rows, size)] or [(0, 0)]
+    parts = [{name: _to(value[a:b], device) for name, value in batch.items()} for a, b in bounds]
+
+    def encode(number: int) -> dict[str, Tensor]:
+        # A context of its own: the casts that autocast caches without a graph must not serve a pass with one.
+        torch.manual_seed(key(seed, progress.step, distributed.rank(), number) % 2**63)
+        with autocast():
+            return _checked(method.encode(parts[number]), bounds[number])
+
+    last = len(parts) - 1
+    encoded = []
+    for number in range(last):
+        with torch.no_grad():
+            versions = _buffer_versions(method)
+            encoded.append(encode(number))
+            _refuse_changed_buffers(versions, _buffer_versions(method))
+    encoded.append(encode(last))
+    with torch.no_grad(), autocast():
+        aims = [_checked(method.targets(part), bound) for part, bound in zip(parts, bounds, strict=True)]
+        targets = {name: torch.cat([aim[name] for aim in aims]) for name in aims[0]}
+
+    if last == 0:
+        representations = encoded[0]
+        loss, metrics = method.objective(representations, targets, progress)
+        loss.backward()
+    else:
+        representations = {
+            name: torch.cat([e[name].detach() for e in encoded]).requires_grad_() for name in encoded[0]
+        }
+        loss, metrics = method.objective(representations, targets, progress)
+        loss.backward()
+        cached = {name: r.grad for name, r in representations.items()}
+        for number in [last, *range(last)]:
+            replayed = encoded.pop() if number == last else encode(number)
+            a, b = bounds[number]
+            pairs = [(r, cached[name][a:b]) for name, r in replayed.items() if cached[name] is not None]
+            torch.autograd.backward([r for r, _ in pairs if r.requires_grad], [g for r, g in pairs if r.requires_grad])
+            del replayed, pairs
+    return loss.detach(), metrics, {name: r.detach() for name, r in representations.items()}, targets
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+
+
+def _checked(outputs: dict[str, Tensor], bound: tuple[int, int]) -> dict[str, Tensor]:
+    rows = bound[1] - bound[0]
+    for name, value in outputs.items():
+        if len(value) != rows:
+            raise ValueError(f"{name!r} must have the slice's {rows} rows first, its shape is {tuple(value.shape)}")
+    return outputs
+
+
+def _buffer_versions(method: Method) -> dict[str, tuple[int, int]]:
+    """Torch counts the changes of a tensor in place; a buffer that was replaced has another address."""
+    return {name: (b._version, id(b)) for name, b in method.towers.named_buffers()}
+
+
+def _refuse_changed_buffers(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]) -> None:
+    changed = [name for name in before if before[name] != after[name]]
+    if changed:
+        raise InputError(
+            f"--micro-batch would change the result: encoding updates {changed[0]!r} (statistics of the batch), "
+            "so a slice is not encoded as the batch would be. Leave the flag out for this model."
+        )

@@ -1,0 +1,106 @@
+"""What a run says while it trains: metrics.jsonl always, a progress line, and accelerate's trackers on request."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from xmodal import distributed
+
+LINE_EVERY = 10.0  # seconds between lines where there is no terminal
+
+
+class Log:
+    """Only the first process writes and prints; the others' calls do nothing.
+
+    A line of an optimizer step has the key `loss`; other lines (evaluation, events) have not.
+    """
+
+    def __init__(self, folder: Path, accelerator: Any = None) -> None:
+        self.folder = folder
+        self.first = distributed.rank() == 0
+        self.accelerator = accelerator
+        self.bar: Any = None
+
+    def begin(self, start: int, steps: int, batch: int) -> None:
+        """Open metrics.jsonl, cut back to `start` steps, and the progress display."""
+        self.start, self.steps, self.batch = start, steps, batch
+        self.began = self.printed = time.perf_counter()
+        if not self.first:
+            return
+        path = self.folder / "metrics.jsonl"
+        kept = [line for line in path.read_text().splitlines() if _step(line) <= start] if path.exists() else []
+        self.file = path.open("w", encoding="utf-8")
+        self.file.writelines(line + "\n" for line in kept)
+        self.file.flush()
+        if sys.stdout.isatty():
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self.bar = Progress(
+                TextColumn("step {task.completed}/{task.total}"),
+                BarColumn(),
+                TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]:,.0f} pairs/s"),
+                TimeRemainingColumn(),
+            )
+            self.bar.start()
+            self.task = self.bar.add_task("", total=steps, completed=start, loss=float("nan"), speed=0.0)
+
+    def step(self, step: int, **figures: float) -> None:
+        """One optimizer step: `loss`, `lr`, `grad_norm`, `pairs_per_second` and the method's own figures."""
+        if not self.first:
+            return
+        self._write({"step": step, **figures})
+        now = time.perf_counter()
+        speed = (step - self.start) * self.batch / (now - self.began)
+        if self.bar is not None:
+            self.bar.update(self.task, completed=step, loss=figures["loss"], speed=speed)
+        elif now - self.printed >= LINE_EVERY or step in (self.start + 1, self.steps):
+            self.printed = now
+            left = (self.steps - step) * (now - self.began) / max(1, step - self.start)
+            print(
+                f"step {step}/{self.steps}  loss {figures['loss']:.3f}  {speed:,.0f} pairs/s  {_clock(left)} left",
+                flush=True,
+            )
+
+    def event(self, step: int, **figures: Any) -> None:
+        """Anything that is no optimizer step, such as scores; printed and written."""
+        if not self.first:
+            return
+        self._write({"step": step, **figures})
+        shown = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k}: {v}" for k, v in figures.items())
+        (self.bar.console.print if self.bar is not None else print)(f"step {step}  {shown}")
+
+    def end(self) -> None:
+        if self.first:
+            self.file.close()
+            if self.bar is not None:
+                self.bar.stop()
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self.file.write(json.dumps(line) + "\n")
+        self.file.flush()
+        if self.accelerator is not None and self.accelerator.trackers:
+            figures = {k: v for k, v in line.items() if k != "step" and isinstance(v, (int, float))}
+            self.accelerator.log(figures, step=line["step"])
+
+
+def say(text: str) -> None:
+    """A line for the user from the first process."""
+    if distributed.rank() == 0:
+        print(text, flush=True)
+
+
+def _step(line: str) -> float:
+    """The step of a line of metrics.jsonl; a line torn by a kill belongs to no step that is kept."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"
