@@ -224,7 +224,10 @@ def start(precision: str = "auto", track: Iterable[str] = (), folder: str | os.P
 
     bf16 = precision == "bf16" or (precision == "auto" and computes_bf16())
     accelerator = Accelerator(
-        mixed_precision="bf16" if bf16 else "no", log_with=list(track) or None, project_dir=folder
+        cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),  # or it starts no processes there
+        mixed_precision="bf16" if bf16 else "no",
+        log_with=list(track) or None,
+        project_dir=folder,
     )
     promised = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != promised:

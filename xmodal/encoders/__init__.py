@@ -1,0 +1,81 @@
+"""Towers, and `load`, which opens a model spec for evaluation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xmodal.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from xmodal.encoders.two_tower import TwoTower
+
+SPECS = {
+    "FOLDER": "a run folder, or what model.save(FOLDER) wrote",
+    "small": "trained from scratch on a CPU in minutes, with a tokenizer of the run's own captions",
+    "open_clip:MODEL[/PRETRAINED]": "a model of open_clip, random or with the weights named",
+    "open_clip:local-dir:FOLDER": "a folder that open_clip saved",
+    "open_clip:hf-hub:ORG/REPO": "an open_clip model on the hub",
+}
+
+
+def load(spec: str, device: Any = None) -> TwoTower:
+    """Open a trained dual encoder in evaluation mode. Raises InputError for a spec that names none."""
+    import torch
+
+    if spec == "small":
+        raise InputError("'small' is trained from scratch: there is nothing to load. Train it, then name its run folder.")
+    towers = build(spec, train_tokenizer=None)
+    towers.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return towers.eval()
+
+
+def build(spec: str, *, train_tokenizer: Callable[[], Any] | None, side: int = 32) -> TwoTower:
+    """The towers of a spec with their weights, on the CPU. `small` asks for a tokenizer, trained when it is called."""
+    if spec == "small" and train_tokenizer is not None:
+        from xmodal.encoders.small import small_towers
+
+        return small_towers(train_tokenizer(), side)
+    if spec.startswith("open_clip:"):
+        from xmodal.encoders.open_clip import open_clip_towers
+
+        return open_clip_towers(spec.removeprefix("open_clip:"))
+    folder = Path(spec)
+    if folder.is_dir():
+        return from_folder(folder)
+    if ":" in spec:
+        raise InputError(f"No model spec {spec!r}; {nearest(spec.split(':')[0], ['small', 'open_clip'])}")
+    names = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
+    hint = nearest(folder.name, names) if names else ""
+    raise InputError(
+        f"No model {spec!r}: it is no folder here{' (' + hint + ')' if hint.startswith('did') else ''}, "
+        "and no spec such as open_clip:ViT-B-32. `xmodal list` shows the forms."
+    )
+
+
+def from_folder(folder: Path) -> TwoTower:
+    """Open what `TwoTower.save` wrote. Raises InputError for another folder."""
+    from safetensors.torch import load_file
+
+    if not (folder / "model.json").is_file() or not (folder / "model.safetensors").is_file():
+        hint = " Its training did not get as far as a model." if (folder / "config.yaml").is_file() else ""
+        raise InputError(f"{folder} is no run folder: it lacks model.json or model.safetensors.{hint}")
+    description = json.loads((folder / "model.json").read_text())
+    if description.get("kind") == "small":
+        from xmodal.encoders.small import small_towers
+        from xmodal.encoders.tokenizer import PiecesTokenizer
+
+        tokenizer = PiecesTokenizer.load(folder, description["length"])
+        towers = small_towers(tokenizer, description["side"], description["d"])
+    elif description.get("kind") == "open_clip":
+        from xmodal.encoders.open_clip import open_clip_from_folder
+
+        towers = open_clip_from_folder(folder, description)
+    else:
+        raise InputError(f"{folder}/model.json is of kind {description.get('kind')!r}, which this version does not know.")
+    missing, unexpected = towers.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+    if missing or unexpected:
+        raise InputError(f"{folder}/model.safetensors does not fit model.json: {[*missing, *unexpected][0]!r}.")
+    return towers

@@ -1,0 +1,189 @@
+"""What two processes compute, against one: started once by torchrun from test_two_processes.py.
+
+Each process computes its part of a global batch and, alone, the whole batch, and writes how far its gradients are
+off as JSON. Usage: torchrun --nproc_per_node 2 two_processes.py FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from xmodal import distributed
+from xmodal.encoders.small import small_towers
+from xmodal.encoders.tokenizer import PiecesTokenizer
+from xmodal.grad_cache import gradients
+from xmodal.method import Method, Progress
+from xmodal.objectives import clip_loss, info_nce_floor
+from xmodal.train.clip import Config, clip
+
+CAPTIONS = [f"{size} {colour} {shape}" for size in ("small", "big") for colour in ("red", "green", "blue")
+            for shape in ("circle", "square", "star", "arrow")]  # fmt: skip
+
+
+def off(a: Tensor | None, b: Tensor | None) -> float:
+    """The largest difference, in parts of the largest value."""
+    if a is None or b is None:
+        return 0.0 if a is b else float("inf")
+    if not a.numel():
+        return 0.0
+    return ((a - b).abs().max() / b.abs().max().clamp_min(1e-30)).item()
+
+
+def loss_cases() -> dict[str, float]:
+    """`clip_loss` with uneven and empty parts, with ids that repeat across processes, in float64."""
+    found = {}
+    for rows in ([5, 5], [7, 3], [4, 0], [0, 3], [1, 1]):
+        n = sum(rows)
+        g = torch.Generator().manual_seed(n)
+        image = F.normalize(torch.randn(n, 6, generator=g, dtype=torch.float64), dim=-1)
+        text = F.normalize(torch.randn(n, 6, generator=g, dtype=torch.float64), dim=-1)
+        ids = {"image_id": torch.arange(n) % 4, "text_id": torch.randint(0, 5, (n,), generator=g)}
+        for name, options in {
+            "no ids": {},
+            "uniform": ids,
+            "mask": {**ids, "positives": "mask"},
+            "image ids": {"image_id": ids["image_id"]},
+        }.items():
+            a = sum(rows[: distributed.rank()])
+            here = slice(a, a + rows[distributed.rank()])
+
+            def value(part: slice, options: dict[str, Any] = options, image: Tensor = image, text: Tensor = text):
+                i, t = image[part].clone().requires_grad_(), text[part].clone().requires_grad_()
+                scale = torch.tensor(14.0, dtype=torch.float64, requires_grad=True)
+                mine = {k: v[part] if isinstance(v, Tensor) else v for k, v in options.items()}
+                loss = clip_loss(i, t, scale, **mine)
+                loss.backward()
+                floor = info_nce_floor(mine.get("image_id"), mine.get("text_id")).double()
+                return loss.detach(), floor, i.grad, t.grad, scale.grad
+
+            together = value(here)
+            with distributed.alone():
+                loss, floor, i, t, scale = value(slice(None))
+            summed = together[4].clone()
+            dist.all_reduce(summed)
+            parts = [off(together[0], loss), off(together[2], i[here]), off(together[3], t[here]), off(summed, scale)]
+            found[f"{rows} {name}"] = max(*parts, (together[1] - floor).abs().item() / 1e6)  # the floor is float32
+    return found
+
+
+def method_of(dtype: torch.dtype) -> Method:
+    torch.manual_seed(3)
+    tokenizer = PiecesTokenizer.train(CAPTIONS * 4, 64)
+    return clip(Config(), small_towers(tokenizer, side=32, d=32)).to(dtype)
+
+
+def batch_of(n: int, method: Method) -> dict[str, Tensor]:
+    g = torch.Generator().manual_seed(n)
+    captions = [CAPTIONS[i] for i in torch.randint(0, len(CAPTIONS), (n,), generator=g).tolist()]
+    return {
+        "image": torch.randint(0, 256, (n, 3, 32, 32), generator=g, dtype=torch.uint8),
+        "text": method.towers.tokenizer(captions),
+        "image_id": torch.arange(n) % (n - 3),
+        "text_id": torch.tensor([CAPTIONS.index(c) for c in captions]),
+        "row": torch.arange(n),
+    }
+
+
+def step(method: Method, batch: dict[str, Tensor], number: int, micro_batch: int | None) -> Tensor:
+    method.zero_grad(set_to_none=True)
+    progress = Progress(number, 12, 4, len(batch["row"]))
+    loss, *_ = gradients(method, batch, progress, torch.device("cpu"), 0, micro_batch, nullcontext)
+    distributed.sum_gradients(method.parameters())
+    return loss
+
+
+def step_cases() -> dict[str, float]:
+    """A whole step: every parameter's gradient, after the sum, on every process."""
+    found = {}
+    for dtype in (torch.float32, torch.float64):
+        method = method_of(dtype)
+        batch = batch_of(24, method)
+        with distributed.alone():
+            alone_loss = step(method, batch, 0, None)
+        alone = {name: p.grad.clone() for name, p in method.named_parameters()}
+        half = {name: v[distributed.rank() * 12 :][:12] for name, v in batch.items()}
+        for micro in (None, 5, 12):
+            loss = step(method, half, 0, micro)
+            worst = max(off(p.grad, alone[name]) for name, p in method.named_parameters())
+            found[f"{dtype} micro_batch={micro}"] = max(worst, off(loss, alone_loss))
+        with distributed.alone():
+            step(method, batch, 0, 7)
+        found[f"{dtype} one process micro_batch=7"] = max(
+            off(p.grad, alone[name]) for name, p in method.named_parameters()
+        )
+    return found
+
+
+def weights_after(steps: int) -> float:
+    """AdamW with eps 1e-6 in float32: the largest difference of a weight, absolutely."""
+
+    def train(whole: bool) -> Method:
+        method = method_of(torch.float32)
+        opt = torch.optim.AdamW(method.parameter_groups(), lr=1e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1)
+        for number in range(steps):
+            batch = batch_of(24 + number, method)
+            batch = {name: v[:24] for name, v in batch.items()}
+            part = {name: v if whole else v[distributed.rank() * 12 :][:12] for name, v in batch.items()}
+            step(method, part, number, None)
+            opt.step()
+        return method
+
+    together = train(whole=False)
+    with distributed.alone():
+        one = train(whole=True)
+    return max((a - b).abs().max().item() for a, b in zip(together.parameters(), one.parameters(), strict=True))
+
+
+def sum_cases() -> dict[str, Any]:
+    """None stays None where no process has a gradient; one process's gradient is everyone's; `extra` is summed."""
+    nobody, first, both = (torch.zeros(3, requires_grad=True) for _ in range(3))
+    wide = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    r = distributed.rank()
+    first.grad = torch.full((3,), 5.0) if r == 0 else None
+    both.grad, wide.grad = torch.full((3,), 1.0 + r), torch.full((2,), 1.0 + r, dtype=torch.float64)
+    extra = distributed.sum_gradients([nobody, first, both, wide], torch.tensor([2.0, float(r)]))
+    return {
+        "nobody": nobody.grad is None,
+        "first": first.grad.tolist(),
+        "both": both.grad.tolist(),
+        "wide": wide.grad.tolist(),
+        "extra": extra.tolist(),
+        "reduce": _reduce_case(),
+    }
+
+
+def _reduce_case() -> list[float]:
+    """d/dx of the sum over processes of (r + 1) · (sum of x): each process's use of the sum counts."""
+    x = torch.ones(2, requires_grad=True)
+    share = (distributed.rank() + 1) * distributed.reduce(x).sum()
+    distributed.total(share).backward()
+    return x.grad.tolist()
+
+
+def main() -> None:
+    distributed.start("fp32")
+    torch.use_deterministic_algorithms(True)
+    found = {
+        "processes": distributed.processes(),
+        "loss": loss_cases(),
+        "step": step_cases(),
+        "weights after 12 steps": weights_after(12),
+        "sums": sum_cases(),
+        "objects": distributed.gather_objects(distributed.rank()),
+        "first": distributed.first_says(distributed.rank()),
+    }
+    Path(sys.argv[1], f"rank{distributed.rank()}.json").write_text(json.dumps(found, indent=1))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

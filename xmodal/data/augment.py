@@ -1,0 +1,125 @@
+"""What training does to pictures: functions of the pictures and of random numbers that come from outside.
+
+The numbers are drawn by (seed, epoch, position), so a picture's view does not depend on workers, on processes or on
+what came before. Every augmentation is (pictures, draws (b, DRAWS) in [0, 1)) -> (b, 3, height, width) uint8.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from xmodal.encoders.preparation import Preparation, as_tensor
+
+DRAWS = 8  # random numbers a picture
+View = Callable[[Sequence[Any], np.ndarray], Tensor]
+
+AUGMENTATIONS = {
+    "none": "the picture as evaluation sees it",
+    "clip": "a square that holds 0.9 to 1 of the area, as open_clip does by default",
+    "photo": "a rectangle that holds 0.35 to 1 of the area, flipped every second time; for photographs from scratch",
+    "drawing": "small shifts, rotation, shear and scaling; for signs, where a flip changes the meaning",
+    "glyphs": "drawing, and a change of stroke weight; for black ink on white paper",
+}
+
+
+def augmentation(name: str, preparation: Preparation) -> View:
+    """One of AUGMENTATIONS for a tower's size and interpolation."""
+    if name == "none":
+        return preparation.stack
+    if name == "clip":  # open_clip_train's AugmentationCfg: scale (0.9, 1.0); ratio is RandomResizedCrop's default
+        return Crop(preparation, (0.9, 1.0), (3 / 4, 4 / 3), flip=False)
+    if name == "photo":
+        return Crop(preparation, (0.35, 1.0), (3 / 4, 4 / 3), flip=True)
+    return Drawing(preparation, stroke=name == "glyphs")
+
+
+class Crop:
+    """A rectangle of the picture by area and aspect ratio (Szegedy et al. 2015), scaled to the tower's size.
+
+    scale: range of the area; ratio: range of width to height, uniform in its logarithm. A rectangle that sticks out
+    is shrunk until it fits, where torchvision would draw again: each picture takes the same number of draws.
+    """
+
+    def __init__(
+        self, preparation: Preparation, scale: tuple[float, float], ratio: tuple[float, float], flip: bool
+    ) -> None:
+        self.preparation, self.scale, self.ratio, self.flip = preparation, scale, ratio, flip
+
+    def __call__(self, pictures: Sequence[Any], draws: np.ndarray) -> Tensor:
+        return torch.stack([self._one(p, d) for p, d in zip(pictures, draws, strict=True)])
+
+    def _one(self, picture: Any, draws: np.ndarray) -> Tensor:
+        image = as_image(picture)
+        area = image.width * image.height * (self.scale[0] + draws[0] * (self.scale[1] - self.scale[0]))
+        low, high = (math.log(r) for r in self.ratio)
+        ratio = math.exp(low + draws[1] * (high - low))
+        width, height = min(image.width, math.sqrt(area * ratio)), min(image.height, math.sqrt(area / ratio))
+        left, top = draws[2] * (image.width - width), draws[3] * (image.height - height)
+        resampling = Image.Resampling.BILINEAR if self.preparation.interpolation == "bilinear" else Image.Resampling.BICUBIC
+        size = (self.preparation.width, self.preparation.height)
+        view = image.resize(size, resampling, box=(left, top, left + width, top + height))
+        if self.flip and draws[4] < 0.5:
+            view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return as_tensor(view)
+
+
+class Drawing:
+    """An affine change of every picture, all at once, and, with `stroke`, thicker or thinner ink.
+
+    The strengths are ranges to both sides of no change: rotation and shear in radians, the logarithm of the scale
+    (each axis has its own, and both share one), the shift in halves of the side.
+    """
+
+    rotation, shear, stretch, zoom, shift = 0.15, 0.25, 0.15, 0.2, 0.12
+
+    def __init__(self, preparation: Preparation, stroke: bool) -> None:
+        self.preparation, self.stroke = preparation, stroke
+
+    def __call__(self, pictures: Sequence[Any], draws: np.ndarray) -> Tensor:
+        height, width = self.preparation.height, self.preparation.width
+        ink = 1 - self._double(pictures) / 255  # (b, 1 or 3, 2 height, 2 width); paper is 0, so that shifts bring in paper
+        b = len(ink)
+        around = torch.from_numpy(2 * draws - 1).float()  # (b, DRAWS) in [-1, 1)
+        if self.stroke:
+            weight = around[:, 7].view(b, 1, 1, 1)
+            thick, thin = F.max_pool2d(ink, 3, 1, 1), -F.max_pool2d(-ink, 3, 1, 1)
+            # A stroke is about four of these pixels wide; one on either side is a bold or a light face.
+            ink = torch.where(weight > 0, ink + weight * (thick - ink), ink - 0.6 * weight * (thin - ink))
+        angle, shear = self.rotation * around[:, 0], self.shear * around[:, 1]
+        zoom = self.zoom * around[:, 2]
+        across, down = (torch.exp(zoom + self.stretch * around[:, i]) for i in (3, 4))
+        cos, sin = angle.cos(), angle.sin()
+        moved = torch.stack(
+            [
+                torch.stack([cos * across, (shear - sin) * across, self.shift * around[:, 5]], -1),
+                torch.stack([sin * down, cos * down, self.shift * around[:, 6]], -1),
+            ],
+            1,
+        )  # (b, 2, 3), from places in the view to places in the picture
+        grid = F.affine_grid(moved, [b, ink.shape[1], height, width], align_corners=False)
+        view = F.grid_sample(F.avg_pool2d(ink, 2), grid, align_corners=False)
+        return ((1 - view) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)
+
+    def _double(self, pictures: Sequence[Any]) -> Tensor:
+        """Pictures of any kind -> (b, 1 or 3, 2 height, 2 width) float in [0, 255]; all grey ones stay one channel."""
+        size = (2 * self.preparation.height, 2 * self.preparation.width)
+        if all(isinstance(p, np.ndarray) and p.ndim == 2 and p.shape == pictures[0].shape for p in pictures):
+            grey = torch.from_numpy(np.stack(pictures)).float()[:, None]
+            if grey.shape[2:] == size:
+                return grey
+            return F.interpolate(grey, size, mode="bilinear", antialias=True)
+        images = [as_image(p).resize((size[1], size[0]), Image.Resampling.BICUBIC) for p in pictures]
+        return torch.stack([as_tensor(image) for image in images]).float()
+
+
+def as_image(picture: Any) -> Image.Image:
+    """A decoded picture, a PIL image or a uint8 array, as an RGB image."""
+    return (Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture).convert("RGB")

@@ -1,0 +1,139 @@
+"""A dual encoder: an image tower and a text tower whose outputs are compared by their cosine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xmodal.encoders.preparation import Picture, Preparation
+
+# Radford et al. 2021, section 2.5: the temperature begins at 0.07.
+FIRST_LOG_SCALE = 2.6592600369327783  # ln(1 / 0.07)
+
+
+class Tokenizer(Protocol):
+    def __call__(self, texts: Sequence[str], /) -> Tensor: ...
+    def save(self, folder: Path, /) -> None: ...
+
+
+class TwoTower(nn.Module):
+    """What is trained, evaluated, saved and loaded.
+
+    image: (b, 3, h, w) float, normalised -> (b, d); text: (b, l) long -> (b, d).
+    description: what `xmodal.load` needs to build the towers again; it goes into model.json.
+    """
+
+    mean: Tensor
+    std: Tensor
+    log_scale: Tensor
+
+    def __init__(
+        self,
+        image: nn.Module,
+        text: nn.Module,
+        *,
+        preparation: Preparation,
+        tokenizer: Tokenizer,
+        description: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.image, self.text = image, text
+        self.preparation, self.tokenizer, self.description = preparation, tokenizer, description
+        # The learnable scale belongs to the method that trains it; here is the one the model was exported with.
+        self.register_buffer("log_scale", torch.tensor(FIRST_LOG_SCALE))
+        self.register_buffer("mean", torch.tensor(preparation.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preparation.std).view(3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor | None = None, text: Tensor | None = None) -> dict[str, Tensor]:
+        """Any of uint8 pixels (b, 3, h, w) and tokens (b, l) -> unit rows (b, d) under the same name.
+
+        Rows are normalised in float32 at least: under bf16 autocast their length would be off by 0.4 %.
+        """
+        outputs = {}
+        if image is not None:
+            pixels = (image.to(self.std.dtype) / 255 - self.mean) / self.std
+            outputs["image"] = _unit(self.image(pixels))
+        if text is not None:
+            outputs["text"] = _unit(self.text(text))
+        return outputs
+
+    @property
+    def scale(self) -> float:
+        """1 / temperature, the factor of cosines in the softmax."""
+        return self.log_scale.exp().item()
+
+    @property
+    def device(self) -> torch.device:
+        return self.log_scale.device
+
+    def encode_image(self, images: Sequence[Picture], batch_size: int = 256) -> Tensor:
+        """Paths, PIL images or arrays -> (n, d) unit float32, on the CPU. Raises BadSample for one that can't be read."""
+        return self._encode(images, batch_size, lambda part: self(image=self.preparation.stack(part).to(self.device)))
+
+    def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+        """Strings -> (n, d) unit float32, on the CPU."""
+        if isinstance(texts, str):
+            raise TypeError("encode_text takes a list of strings, not one string")
+        return self._encode(texts, batch_size, lambda part: self(text=self.tokenizer(list(part)).to(self.device)))
+
+    def similarity(self, image: Tensor, text: Tensor) -> Tensor:
+        """Cosines of unit rows, (n, d) and (m, d) -> (n, m)."""
+        return image @ text.T
+
+    @torch.inference_mode()
+    def _encode(self, items: Sequence[Any], batch_size: int, forward: Callable[[Any], dict[str, Tensor]]) -> Tensor:
+        was_training = self.training
+        self.eval()
+        parts = [
+            next(iter(forward(items[a : a + batch_size]).values())).float().cpu()
+            for a in range(0, max(1, len(items)), batch_size)
+        ]
+        self.train(was_training)
+        return torch.cat(parts)
+
+    def lock(self, which: str) -> None:
+        """Freeze a tower, "image" or "text": no gradient, and no statistics or dropout of training either."""
+        tower = getattr(self, which)
+        tower.requires_grad_(False)
+        tower.eval()
+        tower.train = lambda mode=True: tower  # stays in evaluation mode when its parent is set to training
+
+    def set_grad_checkpointing(self, on: bool = True) -> None:
+        """Recompute activations in the backward pass, in each tower that can."""
+        for tower in (self.image, self.text):
+            if hasattr(tower, "set_grad_checkpointing"):
+                tower.set_grad_checkpointing(on)  # pyright: ignore[reportCallIssue]
+
+    def save(self, folder: str | Path, format: str = "xmodal") -> None:
+        """Write model.safetensors, model.json and the tokenizer's files; `xmodal.load(folder)` opens them.
+
+        A reader sees the old files or the new ones, never half of one.
+        """
+        from safetensors.torch import save_file
+
+        if format != "xmodal":
+            raise ValueError(f"format must be 'xmodal', not {format!r}")
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save(folder)
+        description = {**self.description, "preparation": self.preparation.to_json()}
+        beside = folder / "model.json.tmp"
+        beside.write_text(json.dumps(description, indent=1))
+        weights = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in self.state_dict().items()}
+        save_file(weights, folder / "model.safetensors.tmp")
+        beside.replace(folder / "model.json")
+        (folder / "model.safetensors.tmp").replace(folder / "model.safetensors")
+
+
+def _unit(rows: Tensor) -> Tensor:
+    return F.normalize(rows.to(torch.promote_types(rows.dtype, torch.float32)), dim=-1)
+
+
+def parameters_in_millions(modules: Iterable[nn.Module]) -> float:
+    return sum(p.numel() for module in modules for p in module.parameters()) / 1e6

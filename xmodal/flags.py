@@ -1,0 +1,221 @@
+"""From the text of a command line to the values of a dataclass's fields; help and the rarer types are tyro's.
+
+A field's name is its flag, and `tyro.conf.Positional` makes it an argument without one. Common mistakes are found
+here, before tyro sees them, because they deserve one plain line and tyro's account fills a box.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import sys
+import types
+from collections.abc import Iterator, Mapping
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import tyro
+
+from xmodal.errors import InputError, nearest
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Field:
+    """What the command line has to know of a dataclass's field."""
+
+    hint: Any  # its type, without annotations
+    positional: bool
+    required: bool
+
+
+def fields_of(config_type: type) -> dict[str, Field]:
+    """The fields of a dataclass by name."""
+    marker = tyro.conf.Positional[str].__metadata__[0]  # pyright: ignore[reportAttributeAccessIssue]
+    marked, plain = get_type_hints(config_type, include_extras=True), get_type_hints(config_type)
+    return {
+        f.name: Field(
+            plain[f.name],
+            marker in getattr(marked[f.name], "__metadata__", ()),
+            f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING,
+        )
+        for f in dataclasses.fields(config_type)
+    }
+
+
+def convert(value: Any, hint: Any) -> Any:
+    """A YAML value or the text of a flag as the type of its field; ValueError if it isn't one."""
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        if type(None) in get_args(hint) and value in (None, "None", ["None"]):
+            return None
+        for arm in get_args(hint):
+            try:
+                return convert(value, arm)
+            except ValueError:
+                continue
+    elif origin is Literal:
+        if value in get_args(hint):
+            return value
+    elif origin is tuple:
+        arms = get_args(hint)
+        if isinstance(value, list | tuple):
+            each = [arms[0]] * len(value) if arms[-1] is Ellipsis else arms
+            return tuple(convert(v, arm) for v, arm in zip(value, each, strict=True))
+    elif hint is float and isinstance(value, str | int | float) and not isinstance(value, bool):
+        return float(value)  # text as well: YAML 1.1 reads 1e-3 as text
+    elif hint is int and isinstance(value, str | int) and not isinstance(value, bool):
+        return int(value)
+    elif hint is Path and isinstance(value, str):
+        return Path(value)
+    elif hint in (bool, str):
+        if isinstance(value, hint):
+            return value
+    elif hint not in (int, float, Path, type(None)):
+        return value  # a kind of type that no recipe here has: tyro's to judge
+    raise ValueError
+
+
+def expected(hint: Any) -> str:
+    """A type in words, for an error."""
+    origin, arms = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(expected(arm) for arm in arms if arm is not type(None))
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arms))
+    if origin is tuple:
+        return f"a list, each item {expected(arms[0])}"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+    return words.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _takes_many(hint: Any) -> bool:
+    """Whether a flag takes all values that follow it: `tuple[str, ...]`, also where None may stand instead."""
+    return get_origin(hint) in (tuple, list) or any(get_origin(arm) in (tuple, list) for arm in get_args(hint))
+
+
+def flag(name: str) -> str:
+    """How a field is spelled on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def _is_flag(token: str) -> bool:
+    """`-3` and `-1e-3` are values, `-` is a file by convention."""
+    if not token.startswith("-") or token in ("-", "--"):
+        return False
+    try:
+        float(token)
+    except ValueError:
+        return True
+    return False
+
+
+def scan(argv: list[str], fields: dict[str, Field], prog: str) -> tuple[dict[str, Any], list[str]]:
+    """The fields that have a flag in `argv`, with their values, and the tokens that belong to none of them.
+
+    tyro can't tell a flag given from a default. What is wrong is said here too: tyro's account fills a box.
+    """
+    flags: dict[str, Any] = {}
+    loose: list[str] = []
+    for token, values in _groups(argv):
+        if token is None:
+            loose += values
+            continue
+        word, equals, value = token.partition("=")
+        name, values = word[2:].replace("-", "_"), [value, *values] if equals else values
+        switch = True
+        if name not in fields and name.startswith("no_") and name[3:] in fields and fields[name[3:]].hint is bool:
+            name, switch = name[3:], False
+        if not word.startswith("--") or name not in fields or fields[name].positional:
+            known = [flag(name) for name, field in fields.items() if not field.positional]
+            raise InputError(f"{prog} has no flag {word}; {nearest(word.replace('_', '-'), known)}")
+        hint = fields[name].hint
+        if hint is bool:
+            if equals:
+                raise InputError(f"{word} is a switch and takes no value: {flag(name)} or {flag('no_' + name)}.")
+            flags[name], rest = switch, values
+        elif _takes_many(hint):
+            if name in flags:
+                raise InputError(f"{word} is given twice; put all values behind one: {word} A B.")
+            flags[name], rest = _flag_value(word, values, hint), []
+        elif not values:
+            raise InputError(f"{word} needs a value: {expected(hint)}.")
+        else:
+            flags[name], rest = _flag_value(word, values[0], hint), values[1:]
+        loose += rest
+    positional = [field for field in fields.values() if field.positional]
+    if len(loose) > len(positional) and not any(_takes_many(field.hint) for field in positional):
+        raise InputError(
+            f"{prog} has no use for {loose[len(positional)]!r}; a value follows its flag. See: {prog} --help"
+        )
+    return flags, loose
+
+
+def _groups(argv: list[str]) -> Iterator[tuple[str | None, list[str]]]:
+    """Each flag with the tokens that follow it; those before the first flag come with None."""
+    flag, values = None, []
+    for token in argv:
+        if _is_flag(token):
+            if flag or values:
+                yield flag, values
+            flag, values = token, []
+        else:
+            values.append(token)
+    if flag or values:
+        yield flag, values
+
+
+def _flag_value(word: str, value: Any, hint: Any) -> Any:
+    try:
+        return convert(value, hint)
+    except ValueError:
+        found = " ".join(value) if isinstance(value, list) else value
+        raise InputError(f"{word} {found}: expected {expected(hint)}.") from None
+
+
+def fill(
+    config_type: type[T],
+    argv: list[str],
+    prog: str,
+    fields: dict[str, Field],
+    stated: dict[str, Any],
+    loose: list[str],
+) -> T:
+    """The flags over the defaults. What `scan` let pass can still lack something, or be of a rare type."""
+    for name, field in fields.items():
+        if field.required and name not in stated and not (field.positional and loose):
+            needed = name.upper() if field.positional else flag(name)
+            raise InputError(f"{prog} needs {needed}. See: {prog} --help")
+    required = {name: stated.get(name, tyro.MISSING) for name, field in fields.items() if field.required}
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.cli(config_type, args=argv, prog=prog, default=config_type(**required))
+    except SystemExit:
+        raise InputError(f"{_first_sentence(said.getvalue())}\nSee: {prog} --help") from None
+
+
+def _first_sentence(box: str) -> str:
+    """What tyro says inside its box, without title, border and the help that follows."""
+    lines = [line.strip("│|╭╮╰╯─+- ") for line in box.strip().splitlines()[1:]]
+    end = lines.index("") if "" in lines else len(lines)
+    return " ".join(lines[:end]) or box.strip()
+
+
+def print_help(config_type: type, prog: str, presets: Mapping[str, Mapping[str, Any]]) -> None:
+    """The recipe's own docstring, what its presets stand for, and every flag with its default."""
+    about = [(sys.modules[config_type.__module__].__doc__ or "").strip()]
+    for name, values in presets.items():
+        about.append(f"--preset {name} stands for " + " ".join(_spelled(n, v) for n, v in values.items()))
+    # Comments beside a number cite its source; help comes from docstrings alone.
+    only_docstrings = (tyro.conf.HelptextFromCommentsOff,)
+    tyro.cli(config_type, args=["--help"], prog=prog, description="\n\n".join(about), config=only_docstrings)
+
+
+def _spelled(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return flag(name if value else f"no_{name}")
+    return f"{flag(name)} {' '.join(map(str, value)) if isinstance(value, tuple | list) else value}"

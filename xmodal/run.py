@@ -1,0 +1,162 @@
+"""What every recipe does around its method: the folder, the processes, the data's size, the last checkpoint, the scores.
+
+A recipe reads: `begin`, then data and method, then `train`, then `finish`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from xmodal import checkpoint, config as configuration, distributed
+from xmodal.data.batches import Batches, Quarantine
+from xmodal.data.source import Source
+from xmodal.errors import InputError
+from xmodal.loop import Setting, fit
+from xmodal.method import Method
+from xmodal.report.log import Log, say
+
+# What may differ between a run and its resumption without a word.
+NOT_THE_RUN = {"batch_size", "compile", "eval_every", "micro_batch", "output", "preset", "save_every", "track", "workers"}
+
+
+@dataclass
+class Run:
+    """A run that has begun; nothing is written before its data and its model have been found to be in order."""
+
+    name: str
+    config: configuration.Shared
+    folder: Path
+    accelerator: Any
+    resume: checkpoint.Checkpoint | None
+
+    def batches(self, source: Source, prepare_images: Callable[..., Any], tokenize: Callable[..., Any]) -> Batches:
+        """This process's part of each global batch. On a resume the global batch of the checkpoint counts."""
+        processes = distributed.processes()
+        batch = self.config.batch_size * processes
+        if self.resume is not None:
+            batch = self.resume.state["batch"]
+            if batch % processes:
+                raise InputError(
+                    f"The run has batches of {batch}, which {processes} processes cannot share evenly. "
+                    f"Resume it on a number that divides {batch}."
+                )
+            if self.resume.state["data"] != source.fingerprint():
+                raise InputError(
+                    f"{self.folder} was trained on other data than {self.config.data} holds now "
+                    "(rows, captions or files differ). Begin anew in another --output."
+                )
+        first = distributed.rank() * (batch // processes)
+        return Batches(
+            source,
+            batch=batch,
+            part=(first, first + batch // processes),
+            seed=self.config.seed,
+            prepare_images=prepare_images,
+            tokenize=tokenize,
+        )
+
+    def train(
+        self,
+        method: Method,
+        data: Batches,
+        *,
+        optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
+        lr: Callable[[int, int], float],
+        evaluate: Callable[[int], dict[str, float]] | None = None,
+        clip_norm: float | None = 1.0,
+    ) -> None:
+        """Write the configuration, then fit; lr(step, steps) is the learning rate of a step."""
+        config, processes = self.config, distributed.processes()
+        steps = config.steps or max(1, round(config.epochs * data.steps_per_epoch))
+        if distributed.rank() == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if self.resume is None:
+                resolved = dataclasses.replace(config, output=self.folder)
+                configuration.write(resolved, self.folder / "config.yaml")
+        distributed.wait()
+        say(
+            f"{self.name}: preset {config.preset}, {processes} process{'es' if processes > 1 else ''} on "
+            f"{self.accelerator.device.type}, {self.accelerator.mixed_precision.replace('no', 'fp32')}, "
+            f"global batch {data.global_batch}, {steps} steps of {data.steps_per_epoch} an epoch -> {self.folder}"
+        )
+        if self.resume is not None:
+            say(f"Going on after step {self.resume.step}." + self._differences())
+        if config.track:
+            self.accelerator.init_trackers(self.name, config=_flat(config))
+        setting = Setting(
+            steps=steps,
+            seed=config.seed,
+            micro_batch=config.micro_batch,
+            clip_norm=clip_norm,
+            workers=config.workers,
+            save_every=config.save_every,
+            eval_every=config.eval_every,
+            compile=config.compile,
+        )
+        quarantine = Quarantine(self.folder / "skipped.jsonl", config.max_bad_fraction, len(data.source))
+        fit(
+            method,
+            data,
+            setting,
+            accelerator=self.accelerator,
+            optimizer=optimizer,
+            lr=lambda step: lr(step, steps),
+            log=Log(self.folder, self.accelerator),
+            quarantine=quarantine,
+            evaluate=evaluate,
+            resume=self.resume,
+        )
+        if distributed.rank() == 0:
+            method.export().save(self.folder)
+        distributed.wait()
+
+    def finish(self, protocol: dict[str, Any], scores: dict[str, dict[str, float]]) -> dict[str, Any]:
+        """Write scores.json, print the table, end the trackers."""
+        from xmodal.evaluators.scores import print_table, write_scores
+
+        if distributed.rank() == 0:
+            write_scores(self.folder / "scores.json", protocol, scores)
+            print_table(protocol, scores)
+        if self.config.track:
+            values = {name: score["value"] for name, score in scores.items()}
+            self.accelerator.log(values)
+            self.accelerator.end_training()
+        say(f"Model and scores are in {self.folder}")
+        return {"output": str(self.folder), "protocol": protocol, "scores": scores}
+
+    def _differences(self) -> str:
+        try:
+            before = configuration.read(self.folder / "config.yaml")
+        except InputError:
+            return ""
+        now = _flat(self.config)
+        changed = [f"{k} {v} -> {now[k]}" for k, v in before.items() if k in now and k not in NOT_THE_RUN and now[k] != v]
+        return f" Other settings than it began with: {', '.join(changed)}." if changed else ""
+
+
+def begin(name: str, config: configuration.Shared) -> Run:
+    """Start the processes and claim the folder. Raises InputError for a folder in use."""
+    folder = Path(config.output or Path("runs") / name)
+    accelerator = distributed.start(config.precision, config.track, folder)
+    resume = checkpoint.claim(folder, config.resume)
+    distributed.wait()  # a folder is looked at by all before the first writes into it
+    torch.manual_seed(config.seed)
+    np.random.seed(config.seed % 2**32)  # for libraries that draw from it; our own code does not
+    return Run(name, config, folder, accelerator, resume)
+
+
+def _flat(config: configuration.Shared) -> dict[str, Any]:
+    """The configuration in the types of its file."""
+    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    plain = (bool, int, float, str, type(None))
+    return {
+        name: value if isinstance(value, plain) else list(value) if isinstance(value, tuple) else str(value)
+        for name, value in values.items()
+    }
