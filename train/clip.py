@@ -131,7 +131,7 @@ def run(config: Config) -> dict[str, Any]:
 
     from xmodal import run as runs
     from xmodal.data.augment import augmentation
-    from xmodal.data.source import captions, open_pairs
+    from xmodal.data.source import Columns, captions, open_pairs
     from xmodal.distributed import first_says
     from xmodal.encoders import build
     from xmodal.encoders.tokenizer import PiecesTokenizer
@@ -139,7 +139,7 @@ def run(config: Config) -> dict[str, Any]:
     from xmodal.schedule import cosine
 
     this = runs.begin("clip", config)
-    columns = {"image": config.image_column, "caption": config.caption_column, "split": config.split_column}
+    columns = Columns(config.image_column, config.caption_column, config.split_column)
     pairs, tests = open_pairs(config.data, config.val, columns)
 
     def train_tokenizer() -> PiecesTokenizer:

@@ -84,7 +84,8 @@ def fit(
         loss, metrics, representations, targets = gradients(
             method, batch, progress, device, setting.seed, setting.micro_batch, accelerator.autocast
         )
-        bad = distributed.sum_gradients(parameters, torch.tensor([float(quarantine.add(skipped, step))]))
+        unreadable = quarantine.new(skipped, step + 1)
+        found = distributed.sum_gradients(parameters, torch.tensor([float(len(unreadable))]))
         norm = accelerator.clip_grad_norm_(parameters, setting.clip_norm if setting.clip_norm else math.inf)
         rate = lr(step)
         for group in opt.param_groups:
@@ -103,7 +104,9 @@ def fit(
                     f"Samples of the last one: {[data.source.key(r) for r in batch['row'].tolist()[:8]]} …"
                 )
         opt.zero_grad(set_to_none=True)
-        quarantine.check(int(bad.item()) if bad is not None else 0)
+        if found is not None and found.item():  # so that all know of all, without talking in every step
+            quarantine.take(sum(distributed.gather_objects(unreadable), []), write=distributed.rank() == 0)
+            quarantine.check()
         log.step(
             step + 1,
             loss=loss.item(),

@@ -100,7 +100,8 @@ class Run:
             eval_every=config.eval_every,
             compile=config.compile,
         )
-        quarantine = Quarantine(self.folder / "skipped.jsonl", config.max_bad_fraction, len(data.source))
+        done = self.resume.step if self.resume else 0
+        quarantine = Quarantine(self.folder / "skipped.jsonl", config.max_bad_fraction, len(data.source), until=done)
         fit(
             method,
             data,

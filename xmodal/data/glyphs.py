@@ -23,6 +23,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from xmodal.errors import BadSample
+
 TRAIN_FACES = tuple(
     family + style for family in ("DejaVuSans", "DejaVuSansMono") for style in ("", "-Bold", "-Oblique", "-BoldOblique")
 )
@@ -158,11 +160,8 @@ class Glyphs:
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def image(self, row: int) -> Image.Image:
-        return Image.fromarray(self.pictures[row]).convert("RGB")
-
-    def images(self, rows: np.ndarray) -> list[np.ndarray]:
-        """The pictures of many rows at once, (SIDE, SIDE) uint8 each."""
+    def images(self, rows: np.ndarray) -> list[Image.Image | np.ndarray | BadSample]:
+        """The pictures of rows, (SIDE, SIDE) uint8 each; none is ever bad."""
         return list(self.pictures[rows])
 
     def texts(self, row: int) -> list[str]:

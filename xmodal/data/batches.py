@@ -1,0 +1,180 @@
+"""Batches by step: which rows, which caption, which view, and what stands in for a row that can't be read.
+
+All of it is a function of the seed and the step, so workers, processes and restarts change nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from xmodal.data.augment import DRAWS
+from xmodal.data.order import CAPTION, SUBSTITUTE, draws, positions_of_step, shuffle, steps_per_epoch
+from xmodal.data.source import Source
+from xmodal.errors import BadSample, InputError
+
+MOST_TRIES = 100  # rows in a row that can't be read before the data is given up
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A row that could not be read, and why."""
+
+    row: int
+    key: str
+    reason: str
+    detail: str
+
+
+class Batches(Dataset):
+    """Step -> this process's part of the global batch, and the rows that were skipped for it.
+
+    part: first and last row (excluded) of the global batch that this process takes.
+    prepare_images: pictures and draws (b, DRAWS) -> (b, 3, h, w) uint8; tokenize: (b) strings -> (b, l) long.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        batch: int,
+        part: tuple[int, int],
+        seed: int,
+        prepare_images: Callable[[Sequence[Any], np.ndarray], Tensor],
+        tokenize: Callable[[Sequence[str]], Tensor],
+    ) -> None:
+        self.source, self.global_batch, self.part, self.seed = source, batch, part, seed
+        self.prepare_images, self.tokenize = prepare_images, tokenize
+        self.steps_per_epoch = steps_per_epoch(len(source), batch)
+
+    def __getitem__(self, step: int) -> tuple[dict[str, Tensor], list[Skipped]]:
+        """A flat dict: image (b, 3, h, w) uint8, text (b, l), image_id, text_id and row (b,) long."""
+        n = len(self.source)
+        epoch, positions = positions_of_step(step, n, self.global_batch, self.part)
+        rows = shuffle(positions, n, self.seed, epoch)
+        pictures, rows, skipped = self._read(rows, positions, epoch)
+        choice = draws(self.seed, epoch, positions, 1, CAPTION)[:, 0]
+        texts = []
+        for row, u in zip(rows.tolist(), choice.tolist(), strict=True):
+            told = self.source.texts(row)
+            texts.append(told[int(u * len(told))])
+        batch = {
+            "image": self.prepare_images(pictures, draws(self.seed, epoch, positions, DRAWS)),
+            "text": self.tokenize(texts),
+            "image_id": torch.from_numpy(self.source.image_id[rows]),
+            "text_id": torch.tensor([text_id(text) for text in texts], dtype=torch.long),
+            "row": torch.from_numpy(rows),
+        }
+        return batch, skipped
+
+    def _read(self, rows: np.ndarray, positions: np.ndarray, epoch: int) -> tuple[list[Any], np.ndarray, list[Skipped]]:
+        """The pictures of rows. A bad row's stand-ins are a walk of its position's own through all rows."""
+        rows, skipped = rows.copy(), []
+        pictures = self.source.images(rows)
+        for i, picture in enumerate(pictures):
+            attempt = 0
+            while isinstance(picture, BadSample):
+                row = int(rows[i])
+                skipped.append(Skipped(row, self.source.key(row), picture.reason, str(picture)))
+                if attempt == MOST_TRIES:
+                    raise InputError(
+                        f"No readable image in {attempt} tries; the last was {self.source.key(row)}: {picture}."
+                    )
+                u = draws(self.seed, epoch, positions[i : i + 1], MOST_TRIES, SUBSTITUTE)[0, attempt]
+                rows[i] = int(u * len(self.source))
+                picture = self.source.images(rows[i : i + 1])[0]
+                attempt += 1
+            pictures[i] = picture
+        return pictures, rows, skipped
+
+
+def text_id(text: str) -> int:
+    """A number for a caption, equal for equal captions everywhere; int64."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def loader(
+    batches: Batches, start: int, stop: int, workers: int = 0
+) -> Iterator[tuple[int, dict[str, Tensor], list[Skipped]]]:
+    """Steps start … stop − 1 in order, each with its batch and what was skipped for it."""
+    steps = range(start, stop)
+    reader = DataLoader(
+        batches,
+        sampler=steps,  # pyright: ignore[reportArgumentType]
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_worker if workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )
+    for step, (batch, skipped) in zip(steps, reader, strict=True):
+        yield step, batch, skipped
+
+
+def _worker(_: int) -> None:
+    """Workers compute on one thread, and leave Ctrl-C to the process that waits for them."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+class Quarantine:
+    """Rows that could not be read: listed in skipped.jsonl, counted by reason, and limited.
+
+    limit: the fraction of rows that may be bad; one bad row is always allowed.
+    """
+
+    def __init__(self, path: Path, limit: float, rows: int, until: int = 0) -> None:
+        """until: steps already done; rows of the list that came later are forgotten, as on a resume."""
+        self.path, self.rows = path, rows
+        self.limit = max(1, int(limit * rows))
+        lines = map(_parsed, path.read_text(encoding="utf-8").splitlines() if path.exists() else [])
+        self.lines = [line for line in lines if line and line["step"] <= until]
+
+    def new(self, skipped: Sequence[Skipped], step: int) -> list[dict[str, Any]]:
+        """Lines for those skipped that are not in the list yet."""
+        seen = {line["row"] for line in self.lines}
+        first = {one.row: one for one in reversed(skipped) if one.row not in seen}
+        return [{"step": step, **asdict(one)} for one in first.values()]
+
+    def take(self, lines: Sequence[dict[str, Any]], write: bool) -> None:
+        """Put the new lines of all processes into the list, and into the file where `write` says so."""
+        seen = {line["row"] for line in self.lines}
+        for line in lines:
+            if line["row"] not in seen:
+                seen.add(line["row"])
+                self.lines.append(line)
+        if write:
+            self.path.write_text("".join(json.dumps(line) + "\n" for line in self.lines), encoding="utf-8")
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many rows are bad for each reason."""
+        return Counter(line["reason"] for line in self.lines)
+
+    def check(self) -> None:
+        """Raise InputError when more rows are bad than allowed."""
+        if len(self.lines) > self.limit:
+            reasons = ", ".join(f"{reason} ({n})" for reason, n in self.counts.most_common(3))
+            raise InputError(
+                f"{len(self.lines)} of {self.rows} samples can't be read, more than --max-bad-fraction allows: {reasons}.\n"
+                f"They are listed in {self.path}."
+            )
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        return json.loads(line)
+    except ValueError:  # torn by a kill
+        return None
