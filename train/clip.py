@@ -158,9 +158,6 @@ def run(config: Config) -> dict[str, Any]:
     view = augmentation(_augment(config, pairs), towers.preparation)
     data = this.batches(pairs, view, towers.tokenizer)
 
-    def evaluate(step: int | None = None) -> dict[str, Any]:
-        return {}
-
     this.train(
         method,
         data,
@@ -169,9 +166,22 @@ def run(config: Config) -> dict[str, Any]:
         ),
         lr=lambda step, steps: cosine(config.lr, steps, config.warmup)(step),
         clip_norm=config.clip_norm or None,
-        evaluate=evaluate,
+        evaluate=lambda: evaluate(method.export(), tests),
     )
-    return this.finish({}, {})
+    return this.finish(*evaluate(method.export(), tests))
+
+
+def evaluate(towers: TwoTower, tests: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
+    """Retrieval on every test; where the built-in data has classes, zero-shot classification, too."""
+    from xmodal.data import glyphs
+    from xmodal.evaluators.evaluate import evaluate_retrieval, evaluate_zero_shot, together
+
+    results = {name: evaluate_retrieval(towers, source) for name, source in tests.items()}
+    if "unseen_typeface" in tests:
+        kinds = glyphs.Kinds("unseen_typeface")
+        protocol, scores, _ = evaluate_zero_shot(towers, kinds, kinds.classes, glyphs.TEMPLATES)
+        results["zero_shot"] = {**protocol, "typefaces": glyphs.versions()}, scores
+    return together(results)
 
 
 def _augment(config: Config, pairs: Any) -> str:

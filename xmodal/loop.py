@@ -47,7 +47,7 @@ def fit(
     lr: Callable[[int], float],
     log: Log,
     quarantine: Quarantine,
-    evaluate: Callable[[int], dict[str, float]] | None = None,
+    evaluate: Callable[[], dict[str, float]] | None = None,
     resume: checkpoint.Checkpoint | None = None,
 ) -> Progress:
     """Train `method` for `setting.steps` optimizer steps and leave its last checkpoint in the run folder.
@@ -120,7 +120,7 @@ def fit(
             save(done)
         if evaluate is not None and setting.eval_every and done % setting.eval_every == 0 and done < setting.steps:
             method.eval()
-            log.event(done, **evaluate(done))
+            log.event(done, **evaluate())
     log.end()
     if start < setting.steps:
         save(setting.steps)

@@ -69,10 +69,13 @@ class Run:
         *,
         optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
         lr: Callable[[int, int], float],
-        evaluate: Callable[[int], dict[str, float]] | None = None,
+        evaluate: Callable[[], tuple[dict[str, Any], dict[str, dict[str, float]]]] | None = None,
         clip_norm: float | None = 1.0,
     ) -> None:
-        """Write the configuration, then fit; lr(step, steps) is the learning rate of a step."""
+        """Write the configuration, then fit; lr(step, steps) is the learning rate of a step.
+
+        evaluate: returns protocol and scores; the loop logs the scores' values.
+        """
         config, processes = self.config, distributed.processes()
         steps = config.steps or max(1, round(config.epochs * data.steps_per_epoch))
         if distributed.rank() == 0:
@@ -111,7 +114,7 @@ class Run:
             lr=lambda step: lr(step, steps),
             log=Log(self.folder, self.accelerator),
             quarantine=quarantine,
-            evaluate=evaluate,
+            evaluate=(lambda: {n: s["value"] for n, s in evaluate()[1].items()}) if evaluate else None,
             resume=self.resume,
         )
         if distributed.rank() == 0:

@@ -176,14 +176,24 @@ class Glyphs:
         return digest.hexdigest()
 
 
-def zero_shot_set(split: str) -> tuple[np.ndarray, list[str], np.ndarray]:
-    """Pictures (n, SIDE, SIDE), class names and labels (n,) of a split: a row whose names agree on one kind."""
-    source = Glyphs(split)
-    kinds = [{kind(name) for name in names} for names in source.names]
-    rows = [row for row, found in enumerate(kinds) if len(found) == 1 and None not in found]
-    labels = [next(iter(kinds[row])) for row in rows]
-    classes = sorted({label for label in labels if label})
-    return source.pictures[rows], classes, np.array([classes.index(label) for label in labels if label])
+class Kinds:
+    """The pictures of a test whose names agree on one of KINDS, with the kind as their class."""
+
+    def __init__(self, split: str) -> None:
+        self.source = Glyphs(split)
+        self.name = f"{self.source.name}, kinds"
+        found = [{kind(name) for name in names} for names in self.source.names]
+        self.rows = np.array([row for row, kinds in enumerate(found) if len(kinds) == 1 and None not in kinds])
+        own = [str(next(iter(found[row]))) for row in self.rows]
+        self.classes = sorted(set(own))
+        self.labels = np.array([self.classes.index(name) for name in own])
+        self.image_id = self.source.image_id[self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def images(self, rows: np.ndarray) -> list[Image.Image | np.ndarray | BadSample]:
+        return self.source.images(self.rows[rows])
 
 
 def versions() -> str:
