@@ -78,7 +78,7 @@ class Drawing:
     (each axis has its own, and both share one), the shift in halves of the side.
     """
 
-    rotation, shear, stretch, zoom, shift = 0.15, 0.25, 0.15, 0.2, 0.12
+    rotation, shear, stretch, zoom, shift = 0.12, 0.2, 0.15, 0.0, 0.08
 
     def __init__(self, preparation: Preparation, stroke: bool) -> None:
         self.preparation, self.stroke = preparation, stroke

@@ -109,7 +109,7 @@ def loader(
     """Steps start … stop − 1 in order, each with its batch and what was skipped for it."""
     steps = range(start, stop)
     reader = DataLoader(
-        batches,
+        _Told(batches),
         sampler=steps,  # pyright: ignore[reportArgumentType]
         batch_size=None,
         num_workers=workers,
@@ -117,8 +117,24 @@ def loader(
         worker_init_fn=_worker if workers else None,
         pin_memory=torch.cuda.is_available(),
     )
-    for step, (batch, skipped) in zip(steps, reader, strict=True):
+    for step, told in zip(steps, reader, strict=True):
+        if isinstance(told, InputError):
+            raise told
+        batch, skipped = told
         yield step, batch, skipped
+
+
+class _Told(Dataset):
+    """Batches whose InputErrors come as values: torch would put a worker's traceback into the message for the user."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def __getitem__(self, step: int) -> tuple[dict[str, Tensor], list[Skipped]] | InputError:
+        try:
+            return self.batches[step]
+        except InputError as error:
+            return error
 
 
 def _worker(_: int) -> None:
@@ -168,8 +184,8 @@ class Quarantine:
         if len(self.lines) > self.limit:
             reasons = ", ".join(f"{reason} ({n})" for reason, n in self.counts.most_common(3))
             raise InputError(
-                f"{len(self.lines)} of {self.rows} samples can't be read, more than --max-bad-fraction allows: {reasons}.\n"
-                f"They are listed in {self.path}."
+                f"{len(self.lines)} of {self.rows} samples can't be read, more than --max-bad-fraction allows: "
+                f"{reasons}.\nThey are listed in {self.path}."
             )
 
 

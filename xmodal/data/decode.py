@@ -8,23 +8,26 @@
 | palette, grey, 1 bit, CMYK, YCbCr, Lab | converted |
 | animation | its first frame |
 
-Limits are checked before pixels are decoded. No global setting of Pillow is read or changed.
+Limits are checked before pixels are decoded. No global setting of Pillow is changed, so threads may decode at once.
+Only FORMATS are tried: Pillow would hand an EPS file, which is a program, to Ghostscript.
 """
 
 from __future__ import annotations
 
 import io
 import stat
-import warnings
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from xmodal.errors import BadSample
 
 MOST_PIXELS = 50_000_000
 MOST_BYTES = 100_000_000
+# What is pixels and nothing else; MPO, what phones write, is found as JPEG.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "PCX", "SGI")
 
 
 def decode(
@@ -32,35 +35,56 @@ def decode(
 ) -> Image.Image:
     """An RGB image. Arrays are (h, w) or (h, w, 1 | 3 | 4), of uint8, uint16, bool, or float in [0, 1].
 
-    Raises BadSample with one of the reasons: missing, empty, not a file, too many bytes, too many pixels, no image,
-    truncated, damaged, bad array.
+    Raises BadSample with one of the reasons: missing, no permission, empty, not a file, too many bytes,
+    too many pixels, no image, truncated, damaged, bad array.
     """
     if isinstance(picture, np.ndarray):
         return _from_array(picture)
     if isinstance(picture, Image.Image):
-        return _to_rgb(picture)
-    data = _read(picture, most_bytes) if isinstance(picture, Path) else picture
-    if not data:
-        raise BadSample("empty", "no bytes")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is the stricter one
-            image = Image.open(io.BytesIO(data))
-    except Image.DecompressionBombError as error:
-        raise BadSample("too many pixels", str(error)) from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise BadSample("no image", f"no image format that Pillow knows: {error}") from None
-    if image.width * image.height > most_pixels:
-        raise BadSample("too many pixels", f"{image.width} × {image.height}, more than {most_pixels:,}")
+        image = picture
+    else:
+        image = _opened(_read(picture, most_bytes) if isinstance(picture, Path) else picture, most_pixels)
     try:
         image.load()
         return _to_rgb(image)
+    except BadSample:
+        raise
     except OSError as error:
         reason = "truncated" if "truncated" in str(error) else "damaged"
         raise BadSample(reason, str(error)) from None
-    except (ValueError, SyntaxError, IndexError, EOFError, MemoryError, TypeError, ZeroDivisionError) as error:
-        # Pillow's plugins end in all of these when bytes inside a file are wrong.
+    except Exception as error:  # Pillow's plugins end in exceptions of any kind when bytes inside a file are wrong
         raise BadSample("damaged", f"{type(error).__name__}: {error}") from None
+
+
+def looks_photographic(path: Path) -> bool:
+    """Whether a file may be a photograph, by its header: JPEG, or at least 96 pixels a side and without transparency.
+
+    Raises BadSample for a file that can't be opened.
+    """
+    image = _opened(_read(path, MOST_BYTES), MOST_PIXELS)
+    return image.format in ("JPEG", "MPO") or (min(image.size) >= 96 and not image.has_transparency_data)
+
+
+def _opened(data: bytes, most_pixels: int) -> Image.Image:
+    """The image with its header read and its size checked, its pixels not decoded yet."""
+    if not data:
+        raise BadSample("empty", "no bytes")
+    try:
+        image = Image.open(io.BytesIO(data), formats=_formats())
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadSample("too many pixels", str(error)) from None
+    except Exception:  # its message would be an address in memory, different in every run
+        raise BadSample("no image", f"none of {', '.join(_formats())}, or a damaged header") from None
+    if image.width * image.height > most_pixels:
+        raise BadSample("too many pixels", f"{image.width} × {image.height}, more than {most_pixels:,}")
+    return image
+
+
+@cache
+def _formats() -> list[str]:
+    """FORMATS without those that this build of Pillow was made without."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _read(path: Path, most_bytes: int) -> bytes:
@@ -71,16 +95,23 @@ def _read(path: Path, most_bytes: int) -> bytes:
         if found.st_size > most_bytes:
             raise BadSample("too many bytes", f"{found.st_size:,}, more than {most_bytes:,}")
         return path.read_bytes()
+    except PermissionError as error:
+        raise BadSample("no permission", f"{path}: {error.strerror}") from None
     except OSError as error:
         raise BadSample("missing", f"{path}: {error.strerror}") from None
+    except ValueError as error:  # a NUL in the name
+        raise BadSample("missing", f"{str(path)!r}: {error}") from None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
+    try:
+        image = ImageOps.exif_transpose(image)
+    except Exception:  # a damaged tag must not cost the picture, whose pixels are read already
+        image = image.copy()
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _from_array(_scaled(np.asarray(image), image.mode))
     if image.mode in ("RGBA", "LA", "La", "RGBa", "PA") or "transparency" in image.info:
-        over = image.convert("RGBA")
+        over = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         under = Image.new("RGBA", over.size, "white")
         return Image.alpha_composite(under, over).convert("RGB")
     return image.convert("RGB")
@@ -89,9 +120,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _scaled(grey: np.ndarray, mode: str) -> np.ndarray:
     """Grey values of any depth as uint8. Pillow opens 16-bit PNGs as I;16 or I, and would clip where this scales."""
     if mode == "F":
-        low, high = float(np.nanmin(grey)), float(np.nanmax(grey))
-        high = 1.0 if 0 <= low and high <= 1 else 255.0 if 0 <= low and high <= 255 else high
-        return np.nan_to_num(np.clip(grey / high, 0, 1) * 255).round().astype(np.uint8)
+        known = np.where(np.isfinite(grey), grey, 0)
+        high = float(known.max())
+        most = 1.0 if high <= 1 else 255.0 if high <= 255 else high
+        return (np.clip(known / most, 0, 1) * 255).round().astype(np.uint8)
     deep = grey.astype(np.int64)
     most = 65535 if deep.max(initial=0) < 65536 else 2**31 - 1
     return (np.clip(deep, 0, most) * 255 / most).round().astype(np.uint8)

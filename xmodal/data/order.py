@@ -15,7 +15,7 @@ _ROUNDS = 6  # of the Feistel network; four make a pseudo-random permutation (Lu
 
 
 def key(*numbers: int) -> int:
-    """64 bits from any integers: the same for ever and everywhere, other for any change of a number or of their order."""
+    """64 bits from any integers: the same for ever and everywhere, other for other numbers or another order."""
     state = np.uint64(len(numbers))
     for number in numbers:
         state = _mix(state ^ _mix(np.uint64(number % 2**64)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,13 +56,13 @@ def open_source(spec: str, split: str | None = None, columns: Columns | None = N
     Raises InputError for a spec that names nothing.
     """
     name, _, test = spec.partition("/")
-    if name == "glyphs" and not Path(spec).exists():
+    if name == "glyphs" and not os.path.exists(spec):
         from xmodal.data.glyphs import TESTS, Glyphs
 
         if test and test not in TESTS:
             raise InputError(f"glyphs has no test {test!r}; {nearest(test, TESTS)}")
         return Glyphs(test or "train")
-    if not Path(spec).is_file():
+    if not os.path.isfile(spec):  # False for a name that is too long or has a NUL, where Path raises
         raise InputError(_not_found(spec))
     from xmodal.data.table import read_table
 
@@ -80,10 +81,10 @@ def open_pairs(spec: str, val: str | None, columns: Columns | None = None) -> tu
         return open_source(spec), {name: open_source(f"glyphs/{name}") for name in TESTS}
     from xmodal.data.table import splits
 
-    found = splits(Path(spec), columns or Columns()) if Path(spec).is_file() else {}
+    found = splits(Path(spec), columns or Columns()) if os.path.isfile(spec) else {}
     train = open_source(spec, "train" if "train" in found else None, columns)
     if val is not None:
-        inside = splits(Path(val), columns or Columns()) if Path(val).is_file() else {}
+        inside = splits(Path(val), columns or Columns()) if os.path.isfile(val) else {}
         return train, {"val": open_source(val, next((s for s in ("val", "test") if s in inside), None), columns)}
     split = next((s for s in ("val", "test") if s in found and "train" in found), None)
     return train, {split: open_source(spec, split, columns)} if split else {}
@@ -104,12 +105,12 @@ def readable_rows(source: Source, rows: np.ndarray) -> Iterator[tuple[int, Any]]
 
 def _not_found(spec: str) -> str:
     path = Path(spec)
-    if path.is_dir():
+    if os.path.isdir(path):
         tables = sorted(p.name for p in path.iterdir() if p.suffix in (".csv", ".tsv"))
         return f"{spec} is a folder; expected a table of images and captions" + (
             f", such as {path / tables[0]}." if tables else " (CSV or TSV)."
         )
-    around = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    around = [p.name for p in path.parent.iterdir()] if os.path.isdir(path.parent) else []
     names = [*BUILT_IN, *around] if path.parent == Path() else around
     hint = nearest(path.name, names) if names else f"the folder {path.parent} does not exist"
     return f"No data {spec!r}: no file of this name, and no built-in set ({', '.join(BUILT_IN)})." + (

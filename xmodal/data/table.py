@@ -9,20 +9,24 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
+import json
+import os
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
 
-from xmodal.data.decode import decode
+from xmodal.data.decode import decode, looks_photographic
 from xmodal.data.source import Columns
 from xmodal.errors import BadSample, InputError, nearest
 
 # In the order in which they are looked for. filepath and title are open_clip's.
-IMAGE_NAMES = ("filepath", "file_path", "image_path", "image", "file_name", "filename", "path", "img", "img_path", "file")
+IMAGE_NAMES = ("filepath", "file_path", "image_path", "image", "file_name", "filename", "path", "img", "file")
 CAPTION_NAMES = ("caption", "title", "text", "captions", "description", "sentence", "name", "prompt", "alt_text")
 SPLIT_NAMES = ("split", "partition", "subset", "set")
 LABEL_NAMES = ("label", "class", "class_name", "classname", "category", "target", "group")
@@ -30,15 +34,21 @@ SPLITS = {"training": "train", "valid": "val", "validation": "val", "dev": "val"
 
 
 class Table:
-    """A source over a table. Strings lie in arrow arrays: workers that were forked share them without copying."""
+    """A source over a table. Strings lie in arrow arrays: workers that were forked share them without copying.
 
-    def __init__(self, name: str, folder: Path, rows: dict[str, list[str]]) -> None:
+    dropped: how many lines had no image, and how many images no caption.
+    """
+
+    def __init__(
+        self, name: str, folder: Path, rows: dict[str, list[str]], dropped: Counter[str] | None = None
+    ) -> None:
         import pyarrow as pa
 
-        self.name, self.folder = name, folder
+        self.name, self.folder, self.dropped = name, folder, dropped or Counter()
         self.paths = pa.array(list(rows), pa.large_string())
         self.captions = pa.array([text for texts in rows.values() for text in texts], pa.large_string())
-        self.first = np.cumsum([0, *(len(texts) for texts in rows.values())])  # row i has captions first[i]:first[i + 1]
+        # Row i has captions first[i] to first[i + 1].
+        self.first = np.cumsum([0, *(len(texts) for texts in rows.values())])
         self.image_id = np.array([_id(path) for path in rows], dtype=np.int64)
         self.photographs = self._photographs()
 
@@ -67,15 +77,21 @@ class Table:
         """Over paths, captions and the sizes of files: reading every file would take as long as an epoch."""
         digest = hashlib.sha256()
         for row in range(len(self)):
-            path = self.path(row)
-            size = path.stat().st_size if path.is_file() else -1
-            digest.update("\0".join([self.key(row), str(size), *self.texts(row), ""]).encode())
+            digest.update("\0".join([self.key(row), str(_size(self.path(row))), *self.texts(row), ""]).encode())
         return digest.hexdigest()
 
     def _photographs(self) -> bool:
-        """By the first files: JPEG is what cameras and the web have photographs in, drawings are PNG, GIF or WebP."""
-        suffixes = [self.key(row).lower().rsplit(".", 1)[-1] for row in range(min(64, len(self)))]
-        return sum(s in ("jpg", "jpeg") for s in suffixes) * 2 > len(suffixes)
+        """By the first eight images that open: most are JPEG, or 96 pixels a side or more without transparency."""
+
+        def found() -> Iterator[bool]:
+            for row in range(min(64, len(self))):
+                try:
+                    yield looks_photographic(self.path(row))
+                except BadSample:
+                    continue
+
+        first = list(islice(found(), 8))
+        return 2 * sum(first) > len(first)
 
 
 def read_table(path: Path, split: str | None = None, columns: Columns | None = None) -> Table:
@@ -86,6 +102,7 @@ def read_table(path: Path, split: str | None = None, columns: Columns | None = N
     columns = columns or Columns()
     rows: dict[str, list[str]] = {}
     present: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
     with _open(path) as stream:
         reader, header = _reader(stream, path)
         image = _column(path, header, columns.image, IMAGE_NAMES, "images", "--image-column")
@@ -95,21 +112,23 @@ def read_table(path: Path, split: str | None = None, columns: Columns | None = N
             here = _split(line[part]) if part is not None else ""
             present[here] += 1
             if split is None or here == split:
-                told = rows.setdefault(line[image].strip(), [])
-                told += [text for text in (line[i].strip() for i in texts) if text and text not in told]
-    rows = {name: told for name, told in rows.items() if name and told}
+                if not line[image].strip():
+                    dropped["no image"] += 1
+                    continue
+                told = rows.setdefault(os.path.normpath(line[image].strip()), [])
+                for text in (t for i in texts for t in _texts(line[i], header[i])):
+                    if text and text not in told:
+                        told.append(text)
+    dropped["no caption"] = sum(not told for told in rows.values())
+    rows = {name: told for name, told in rows.items() if told}
     if split is not None and not rows:
         raise InputError(f"{path} has no rows of split {split!r}; it has {_counts(present)}.")
     if not rows:
         raise InputError(f"{path} has a header but no row with an image and a caption.")
     folder = path.parent
-    if not any(_resolve(folder, name).is_file() for name in rows):
-        first = next(iter(rows))
-        raise InputError(
-            f"None of the {len(rows)} images of {path} is there. The first is {first!r}, looked for in "
-            f"{folder.resolve()} and {Path.cwd()}."
-        )
-    return Table(f"{path}" + (f":{split}" if split else ""), folder, rows)
+    if not any(os.path.isfile(_resolve(folder, name)) for name in rows):
+        raise InputError(_none_there(path, len(rows), next(iter(rows))))
+    return Table(f"{path}" + (f":{split}" if split else ""), folder, rows, dropped)
 
 
 def splits(path: Path, columns: Columns) -> dict[str, int]:
@@ -125,11 +144,20 @@ def splits(path: Path, columns: Columns) -> dict[str, int]:
 class Labelled:
     """Pictures with a class each, for zero-shot classification.
 
-    labels: (n,) int64, numbers of `classes`. Pictures are read when asked for.
+    labels: (n,) int64, numbers of `classes`; templates: prompts that came with the pictures, each with {} for the
+    class, or None. Pictures are read when asked for.
     """
 
-    def __init__(self, name: str, paths: list[Path], labels: np.ndarray, classes: list[str]) -> None:
-        self.name, self.paths, self.labels, self.classes = name, paths, labels, classes
+    def __init__(
+        self,
+        name: str,
+        paths: list[Path],
+        labels: np.ndarray,
+        classes: list[str],
+        templates: list[str] | None = None,
+    ) -> None:
+        self.name, self.paths, self.classes, self.templates = name, paths, classes, templates
+        self.labels = labels.astype(np.int64)
         self.image_id = np.array([_id(str(p)) for p in paths], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -147,55 +175,87 @@ class Labelled:
     def key(self, row: int) -> str:
         return str(self.paths[row])
 
+    def fingerprint(self) -> str:
+        """Over paths, the sizes of files, and classes."""
+        digest = hashlib.sha256("\0".join(self.classes).encode())
+        for path, label in zip(self.paths, self.labels.tolist(), strict=True):
+            digest.update(f"{path}\0{_size(path)}\0{label}\0".encode())
+        return digest.hexdigest()
+
 
 def read_labelled(
-    path: Path, *, image_column: str | None = None, label_column: str | None = None, split: str | None = None
+    path: Path,
+    *,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    split: str | None = None,
+    split_column: str | None = None,
 ) -> Labelled:
     """A folder with a folder for each class, or a table with a column of images and one of classes.
 
-    A folder may hold classnames.txt, one name a line in the order of its sorted class folders.
+    A folder may hold classnames.txt, one name a line in the order of its sorted class folders, and templates.txt,
+    one prompt a line with {} for the class.
     Raises InputError for anything else.
     """
     if path.is_dir():
         return _labelled_folder(path)
     if not path.is_file():
-        raise InputError(f"No data {str(path)!r}: expected a folder of class folders, or a table of images and classes.")
+        raise InputError(
+            f"No data {str(path)!r}: expected a folder of class folders, or a table of images and classes."
+        )
     files, names, present = [], [], Counter()
     with _open(path) as stream:
         reader, header = _reader(stream, path)
         image = _column(path, header, image_column, IMAGE_NAMES, "images", "--image-column")
         label = _column(path, header, label_column, LABEL_NAMES, "classes", "--label-column")
-        part = _split_column(path, header, None)
+        part = _split_column(path, header, split_column)
         for line in _lines(reader, path, len(header)):
             here = _split(line[part]) if part is not None else ""
             present[here] += 1
             if (split is None or here == split) and line[image].strip() and line[label].strip():
-                files.append(_resolve(path.parent, line[image].strip()))
+                files.append(line[image].strip())
                 names.append(line[label].strip())
     if not files:
         raise InputError(
             f"{path} has no row with an image and a class"
             + (f" of split {split!r}; it has {_counts(present)}." if split else ".")
         )
-    if not any(f.is_file() for f in files):
-        raise InputError(f"None of the {len(files)} images of {path} is there; the first is {files[0]}.")
+    paths = [_resolve(path.parent, name) for name in files]
+    if not any(os.path.isfile(p) for p in paths):
+        raise InputError(_none_there(path, len(files), files[0]))
     classes = sorted(set(names))
     number = {name: i for i, name in enumerate(classes)}
-    return Labelled(f"{path}" + (f":{split}" if split else ""), files, np.array([number[n] for n in names]), classes)
+    return Labelled(f"{path}" + (f":{split}" if split else ""), paths, np.array([number[n] for n in names]), classes)
 
 
 def _labelled_folder(path: Path) -> Labelled:
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    files = [(f, i) for i, folder in enumerate(folders) for f in sorted(folder.iterdir()) if f.is_file()]
+    files = [
+        (file, i)
+        for i, folder in enumerate(folders)
+        for file in sorted(folder.iterdir())
+        if file.is_file() and not file.name.startswith(".")
+    ]
     if not files:
         raise InputError(f"{path} has no class folders with images in them.")
     classes = [folder.name.replace("_", " ") for folder in folders]
     names = path / "classnames.txt"
     if names.is_file():
-        classes = [line.strip() for line in names.read_text(encoding="utf-8").splitlines() if line.strip()]
+        classes = _plain_lines(names)
         if len(classes) != len(folders):
             raise InputError(f"{names} has {len(classes)} names for {len(folders)} class folders.")
-    return Labelled(str(path), [f for f, _ in files], np.array([i for _, i in files]), classes)
+    prompts = path / "templates.txt"
+    templates = _plain_lines(prompts) if prompts.is_file() else None
+    if templates is not None and not (templates and all("{}" in line for line in templates)):
+        raise InputError(f"{prompts} needs prompts, one a line, each with {{}} where the class goes.")
+    return Labelled(str(path), [f for f, _ in files], np.array([i for _, i in files]), classes, templates)
+
+
+def _plain_lines(path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no UTF-8 text: {error}") from None
 
 
 def _open(path: Path) -> IO[str]:
@@ -203,38 +263,80 @@ def _open(path: Path) -> IO[str]:
         raise InputError(f"No table {str(path)!r}.")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty; expected a header and rows.")
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
+    try:
+        if path.suffix == ".gz":
+            return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+        return path.open(encoding="utf-8-sig", newline="")
+    except OSError as error:
+        raise InputError(f"{path} can't be opened: {error.strerror}.") from None
 
 
-def _reader(stream: IO[str], path: Path) -> tuple[Iterator[list[str]], list[str]]:
+def _reader(stream: IO[str], path: Path) -> tuple[Any, list[str]]:
+    """A csv reader after its header, and the header. Quotes count as CSV has them, and must be right: a quote that
+    nothing closes would swallow the lines after it. A TSV in which they are not right is one without quoting.
+    """
+    csv.field_size_limit(2**31 - 1)
     try:
         first = stream.readline()
+        separator = max("\t,;|", key=first.count) if any(s in first for s in "\t,;|") else ","
+        plain = separator == "\t" and not _well_quoted(path)
         stream.seek(0)
-    except (UnicodeDecodeError, OSError) as error:
+        quoting = csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
+        reader = csv.reader(stream, delimiter=separator, quoting=quoting, strict=True)
+        header = [name.strip() for name in next(reader, [])]
+    except UnicodeDecodeError as error:
         raise InputError(f"{path} is no UTF-8 text: {error}") from None
-    separator = max("\t,;|", key=first.count)
-    csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(stream, delimiter=separator)
-    header = [name.strip() for name in next(reader, [])]
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
+        raise InputError(f"{path} can't be read: {error}") from None
     if not any(header):
         raise InputError(f"{path} has no header; expected a line such as: filepath{separator}caption")
     return reader, header
 
 
-def _lines(reader: Iterator[list[str]], path: Path, width: int) -> Iterator[list[str]]:
-    number = 1
+def _well_quoted(path: Path) -> bool:
+    with _open(path) as stream:
+        try:
+            for _ in csv.reader(stream, delimiter="\t", strict=True):
+                pass
+        except csv.Error:
+            return False
+    return True
+
+
+def _lines(reader: Any, path: Path, width: int) -> Iterator[list[str]]:
+    """The rows after the header, as wide as it is. Raises InputError for one that can't be told apart into columns."""
     while True:
-        number += 1
+        number = reader.line_num + 1
         try:
             line = next(reader)
         except StopIteration:
             return
-        except (csv.Error, UnicodeDecodeError) as error:
+        except csv.Error as error:
+            raise InputError(
+                f"{path}, the row that begins in line {number}: {error}.\n"
+                'A text with quotes in it needs quotes around it, and its own doubled: "a ""big"" dog".'
+            ) from None
+        except (UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
             raise InputError(f"{path}, near line {number}: {error}") from None
+        if any(cell.strip() for cell in line[width:]):
+            raise InputError(
+                f"{path}, line {number}: {len(line)} columns, but the header has {width}.\n"
+                "A caption that has the separator in it needs quotes around it."
+            )
         if line:
-            yield line + [""] * (width - len(line))
+            yield line[:width] + [""] * (width - len(line))
+
+
+def _texts(cell: str, column: str) -> list[str]:
+    """The captions in a cell: one, or those of a JSON list where the column is called captions."""
+    if column.lower() == "captions" and cell.lstrip().startswith("["):
+        try:
+            told = json.loads(cell)
+        except ValueError:
+            told = None
+        if isinstance(told, list) and all(isinstance(text, str) for text in told):
+            return [text.strip() for text in told]
+    return [cell.strip()]
 
 
 def _column(path: Path, header: list[str], named: str | None, usual: Sequence[str], what: str, flag: str) -> int:
@@ -277,9 +379,27 @@ def _counts(present: Counter[str]) -> str:
 
 
 def _resolve(folder: Path, name: str) -> Path:
+    # os.path answers False for a name that is too long or has a NUL, where Path raises.
     beside = folder / name
-    return beside if beside.exists() or not Path(name).exists() else Path(name)
+    return beside if os.path.exists(beside) or not os.path.exists(name) else Path(name)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a regular file; −1 if there is none."""
+    return os.path.getsize(path) if os.path.isfile(path) else -1
+
+
+def _none_there(path: Path, n: int, first: str) -> str:
+    folders = dict.fromkeys([str(path.parent.resolve()), str(Path.cwd())])
+    shown = first if len(first) <= 200 else first[:200] + "…"
+    return f"None of the {n} images of {path} is there. The first is {shown!r}, looked for in {' and '.join(folders)}."
 
 
 def _id(path: str) -> int:
     return int.from_bytes(hashlib.blake2b(path.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def held_out_split(spec: str, columns: Columns) -> str | None:
+    """The split of a table that is there to be evaluated on: test, else val, else none."""
+    found = splits(Path(spec), columns) if Path(spec).is_file() else {}
+    return next((split for split in ("test", "val") if split in found), None)

@@ -4,43 +4,87 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
 from xmodal.checkpoint import replace_text
 from xmodal.errors import InputError
+from xmodal.evaluators.zeroshot import per_class
 
 Scores = dict[str, dict[str, float]]  # name -> value, low, high
 
 
-def write_scores(path: str | Path, protocol: dict[str, Any], scores: Scores) -> None:
-    """{"protocol": {…}, "scores": {name: {"value", "low", "high"}}}; figures are fractions, ranks are ranks."""
+def write_scores(path: str | Path, protocol: dict[str, Any], scores: Scores, **more: Any) -> None:
+    """{"protocol": {…}, "scores": {name: {"value", "low", "high"}}}; figures are fractions, ranks are ranks.
+
+    more: further keys, such as the figures of each class. Raises InputError where the file can't be written.
+    """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(path, json.dumps({"protocol": protocol, "scores": scores}, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps({"protocol": protocol, "scores": scores, **more}, indent=1, ensure_ascii=False)
+        replace_text(path, text + "\n")
     except OSError as error:
         raise InputError(f"Cannot write {path}: {error.strerror}.") from None
 
 
 def print_table(protocol: dict[str, Any], scores: Scores) -> None:
-    """Each score ×100 with its interval (ranks as they are), then the protocol."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    table = Table(show_edge=False, pad_edge=False)
-    table.add_column("score")
-    table.add_column("value", justify="right")
-    table.add_column("95 % interval", justify="right")
+    """What was asked in a row, its figures in columns: ×100 (ranks as they are), the first with its interval."""
+    rows: dict[str, dict[str, dict[str, float]]] = {}
     for name, score in scores.items():
-        factor = 1 if name.endswith("_rank") else 100
-        value, low, high = (f"{score[k] * factor:.1f}" for k in ("value", "low", "high"))
-        table.add_row(Text(plain(name)), value, f"{low} – {high}")
-    console.print(table)
+        question, _, figure = name.rpartition("/")
+        rows.setdefault(question, {})[figure] = score
+    console = Console(highlight=False)
+    for figures in dict.fromkeys(tuple(row) for row in rows.values()):
+        table = Table(show_edge=False, pad_edge=False, box=SIMPLE_HEAD)
+        table.add_column("×100" if any(not f.endswith("_rank") for f in figures) else "")
+        for figure in figures:
+            table.add_column(figure.replace("_", " "), justify="right", no_wrap=True)
+        for question, row in rows.items():
+            if tuple(row) == figures:
+                table.add_row(Text(plain(question.replace("_", " ").replace("/", ", "))), *map(_cell, row.items()))
+        console.print(table)
+    for line in _lines(protocol):
+        console.print(Text(line, style="dim"), soft_wrap=True)
+
+
+def print_classes(names: Sequence[str], confusion: np.ndarray) -> None:
+    """Precision, recall and F1 of each class, and what it is taken for most often."""
+    figures = per_class(confusion)
+    table = Table(show_edge=False, pad_edge=False, box=SIMPLE_HEAD)
+    for column, side in (("class", "left"), ("images", "right"), ("precision", "right"), ("recall", "right"),
+                         ("F1", "right"), ("taken for", "left")):  # fmt: skip
+        table.add_column(column, justify=side)  # pyright: ignore[reportArgumentType]
+    for i, name in enumerate(names):
+        wrong = confusion[i].copy()
+        wrong[i] = 0
+        taken = f"{plain(names[int(wrong.argmax())])} ({int(wrong.max())})" if wrong.max() else ""
+        numbers = (f"{figures[f][i] * 100:.1f}" for f in ("precision", "recall", "f1"))
+        table.add_row(Text(plain(name)), str(int(figures["support"][i])), *numbers, Text(taken))
+    Console(highlight=False).print(table)
+
+
+def _cell(figure: tuple[str, dict[str, float]]) -> str:
+    name, score = figure
+    factor = 1 if name.endswith("_rank") else 100
+    value, low, high = (f"{score[k] * factor:.1f}" for k in ("value", "low", "high"))
+    return value if name.endswith("_rank") else f"{value} [{low}, {high}]".replace("[", "\\[")
+
+
+def _lines(protocol: dict[str, Any], indent: str = "") -> Iterator[str]:
     for name, said in protocol.items():
-        console.print(Text(f"{plain(name)}: {plain(said)}", style="dim"), soft_wrap=True)
+        if isinstance(said, dict):
+            yield f"{indent}{plain(name)}"
+            yield from _lines(said, indent + "  ")
+        else:
+            yield f"{indent}{plain(name)}: {plain(said)}"
 
 
 def plain(value: Any) -> str:

@@ -1,0 +1,106 @@
+"""Zero-shot classification of images by class names in prompt templates, of any model.
+
+    xmodal eval zeroshot runs/clip --data glyphs/unseen_typeface
+    xmodal eval zeroshot open_clip:ViT-B-32/openai --data FOLDER --templates openai --json scores.json
+    xmodal eval zeroshot runs/clip --data pictures.csv --label-column group --classes names.txt
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from xmodal.cli import guard
+from xmodal.config import parse, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    model: tyro.conf.Positional[str]
+    """A run folder, or open_clip:MODEL[/PRETRAINED] and the other forms of `xmodal list`."""
+    data: str
+    """A folder with a folder for each class, a table of images and classes (CSV, TSV), or glyphs/TEST."""
+    classes: Path | None = None
+    """A file of class names, one a line in the order of the sorted classes of the data, to be used instead of those."""
+    templates: str | None = None
+    """openai (CLIP's 80 for ImageNet), simple, none, or a file of lines with {} in them. simple if not given."""
+    split: str | None = None
+    """The split of a table with a split column."""
+    image_column: str | None = None
+    """The column of image paths, if it has no usual name."""
+    label_column: str | None = None
+    """The column of classes, if it has no usual name."""
+    batch_size: int = 256
+    """Images or texts that are encoded at a time."""
+    json: Path | None = None
+    """Write protocol, scores, the figures of each class and the confusion matrix here as well."""
+
+    def check(self) -> None:
+        require(self, "batch_size", lambda v: v >= 1, "at least 1")
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Embed, score, print; returns protocol, scores, the figures of each class and the confusion matrix."""
+    import xmodal
+    from xmodal import distributed
+    from xmodal.data import glyphs
+    from xmodal.data.table import read_labelled
+    from xmodal.errors import InputError, nearest
+    from xmodal.evaluators.evaluate import evaluate_zero_shot
+    from xmodal.evaluators.scores import print_classes, print_table, write_scores
+    from xmodal.evaluators.templates import class_names, templates
+    from xmodal.evaluators.zeroshot import per_class
+
+    accelerator = distributed.start("fp32")
+    prompts = config.templates or "simple"
+    texts = templates(prompts)
+    if config.data.partition("/")[0] == "glyphs" and not Path(config.data).exists():
+        test = config.data.partition("/")[2] or "unseen_typeface"
+        if test not in glyphs.TESTS:
+            raise InputError(f"glyphs has no test {test!r}; {nearest(test, glyphs.TESTS)}")
+        labelled = glyphs.Kinds(test)
+        if config.templates is None:
+            prompts, texts = "glyphs", list(glyphs.TEMPLATES)
+    else:
+        labelled = read_labelled(
+            Path(config.data),
+            image_column=config.image_column,
+            label_column=config.label_column,
+            split=config.split,
+        )
+    names = list(labelled.classes)
+    if config.classes is not None:
+        names = class_names(str(config.classes))
+        if len(names) != len(labelled.classes):
+            raise InputError(
+                f"{config.classes} has {len(names)} names; {config.data} has {len(labelled.classes)} classes: "
+                f"{', '.join(labelled.classes[:5])}, …"
+            )
+    model = xmodal.load(config.model, device=accelerator.device)
+    protocol, scores, table = evaluate_zero_shot(
+        model, labelled, names, texts, templates_name=prompts, batch_size=config.batch_size
+    )
+    protocol = {"model": config.model, **protocol}
+    classes = {
+        name: {figure: float(values[i]) for figure, values in per_class(table).items()} for i, name in enumerate(names)
+    }
+    if distributed.rank() == 0:
+        if config.json:
+            write_scores(config.json, protocol, scores, classes=classes, confusion=table.astype(int).tolist())
+        print_classes(names, table)
+        print_table(protocol, scores)
+    return {"protocol": protocol, "scores": scores, "classes": classes, "confusion": table}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    run(parse(Config, argv, prog="xmodal eval zeroshot"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))
