@@ -98,6 +98,7 @@ def _refuse_changed_buffers(before: dict[str, tuple[int, int]], after: dict[str,
     changed = [name for name in before if before[name] != after[name]]
     if changed:
         raise InputError(
-            f"--micro-batch would change the result: encoding updates {changed[0]!r} (statistics of the batch), "
-            "so a slice is not encoded as the batch would be. Leave the flag out for this model."
+            f"--micro-batch would change the result: encoding updates statistics of the batch in "
+            f"{changed[0].rpartition('.')[0]!r}, so a slice is not encoded as the batch would be. "
+            "Leave the flag out for this model."
         )

@@ -97,7 +97,7 @@ def draw(face: str) -> tuple[list[str], np.ndarray]:
 
     path = Path(get_data_path()) / "fonts" / "ttf" / f"{face}.ttf"
     with TTFont(path, lazy=True) as font:
-        characters = sorted(chr(code) for code in font.getBestCmap())
+        characters = sorted(chr(code) for code in font.getBestCmap() or {})
     basic = ImageFont.Layout.BASIC  # one character needs no shaping, and raqm is not everywhere
     fonts = {size: ImageFont.truetype(str(path), size, layout_engine=basic) for size in range(8, EM + 1)}
     names, pictures = [], []

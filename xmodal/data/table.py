@@ -26,7 +26,10 @@ from xmodal.data.source import Columns
 from xmodal.errors import BadSample, InputError, nearest
 
 # In the order in which they are looked for. filepath and title are open_clip's.
-IMAGE_NAMES = ("filepath", "file_path", "image_path", "image", "file_name", "filename", "path", "img", "file")
+IMAGE_NAMES = (
+    *("filepath", "file_path", "image_path", "image", "file_name", "filename"),
+    *("path", "img", "img_path", "file"),
+)
 CAPTION_NAMES = ("caption", "title", "text", "captions", "description", "sentence", "name", "prompt", "alt_text")
 SPLIT_NAMES = ("split", "partition", "subset", "set")
 LABEL_NAMES = ("label", "class", "class_name", "classname", "category", "target", "group")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -74,26 +75,32 @@ class TwoTower(nn.Module):
 
     def encode_image(self, images: Sequence[Picture], batch_size: int = 256) -> Tensor:
         """Paths, PIL images or arrays -> (n, d) unit float32, on the CPU. Raises BadSample for one that can't be read."""
-        return self._encode(images, batch_size, lambda part: self(image=self.preparation.stack(part).to(self.device)))
+        blank = np.zeros((self.preparation.height, self.preparation.width), dtype=np.uint8)
+        return self._encode(
+            images, batch_size, blank, lambda part: self(image=self.preparation.stack(part).to(self.device))
+        )
 
     def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
         """Strings -> (n, d) unit float32, on the CPU."""
         if isinstance(texts, str):
             raise TypeError("encode_text takes a list of strings, not one string")
-        return self._encode(texts, batch_size, lambda part: self(text=self.tokenizer(list(part)).to(self.device)))
+        return self._encode(texts, batch_size, "", lambda part: self(text=self.tokenizer(list(part)).to(self.device)))
 
     def similarity(self, image: Tensor, text: Tensor) -> Tensor:
         """Cosines of unit rows, (n, d) and (m, d) -> (n, m)."""
         return image @ text.T
 
     @torch.inference_mode()
-    def _encode(self, items: Sequence[Any], batch_size: int, forward: Callable[[Any], dict[str, Tensor]]) -> Tensor:
+    def _encode(
+        self, items: Sequence[Any], batch_size: int, blank: Any, forward: Callable[[Any], dict[str, Tensor]]
+    ) -> Tensor:
+        """blank: an item to learn the width from where there are none."""
         was_training = self.training
         self.eval()
         parts = [
-            next(iter(forward(items[a : a + batch_size]).values())).float().cpu()
-            for a in range(0, max(1, len(items)), batch_size)
-        ]
+            next(iter(forward(part).values())).float().cpu()
+            for part in (items[a : a + batch_size] for a in range(0, len(items), batch_size))
+        ] or [next(iter(forward([blank]).values())).float().cpu()[:0]]
         self.train(was_training)
         return torch.cat(parts)
 
@@ -133,7 +140,3 @@ class TwoTower(nn.Module):
 
 def _unit(rows: Tensor) -> Tensor:
     return F.normalize(rows.to(torch.promote_types(rows.dtype, torch.float32)), dim=-1)
-
-
-def parameters_in_millions(modules: Iterable[nn.Module]) -> float:
-    return sum(p.numel() for module in modules for p in module.parameters()) / 1e6

@@ -1,0 +1,124 @@
+"""Checkpoints: written whole or not at all, verified when read, plain data only."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from xmodal import checkpoint
+from xmodal.errors import InputError
+
+
+def trained(steps: int = 3) -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    module.register_buffer("queue", torch.arange(4.0))
+    opt = torch.optim.AdamW([{"params": [p]} for p in module.parameters()], lr=0.1)
+    for _ in range(steps):
+        module(torch.ones(2, 3)).pow(2).sum().backward()
+        opt.step()
+        opt.zero_grad()
+    return module, opt
+
+
+def test_what_is_restored_goes_on_as_what_was_saved(tmp_path: Path) -> None:
+    module, opt = trained()
+    checkpoint.save(tmp_path, 3, module, opt, {"batch": 8})
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert (found.step, found.state["batch"]) == (3, 8)
+    other, other_opt = trained(steps=0)
+    found.restore(other, other_opt)
+    for m, o in ((module, opt), (other, other_opt)):
+        m(torch.ones(2, 3)).pow(2).sum().backward()
+        o.step()
+    assert all(torch.equal(a, b) for a, b in zip(module.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_only_the_newest_are_kept(tmp_path: Path) -> None:
+    module, opt = trained()
+    for step in (5, 10, 15, 100):
+        checkpoint.save(tmp_path, step, module, opt, {})
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-100", "step-15"]
+
+
+@pytest.mark.parametrize("harm", ["cut", "flip", "no manifest", "half a manifest", "missing file"])
+def test_a_damaged_one_is_passed_over(tmp_path: Path, harm: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module, opt = trained()
+    checkpoint.save(tmp_path, 5, module, opt, {})
+    last = checkpoint.save(tmp_path, 10, module, opt, {})
+    weights, manifest = last / "method.safetensors", last / "manifest.json"
+    if harm == "cut":
+        weights.write_bytes(weights.read_bytes()[:-7])
+    elif harm == "flip":
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\x55")
+    elif harm == "no manifest":
+        manifest.unlink()
+    elif harm == "half a manifest":
+        manifest.write_text(manifest.read_text()[:20])
+    else:
+        (last / "optimizer.safetensors").unlink()
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert found.step == 5
+    assert "passed over" in capsys.readouterr().out
+
+
+def test_a_save_that_fails_leaves_the_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, opt = trained()
+    checkpoint.save(tmp_path, 5, module, opt, {})
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.save(tmp_path, 10, module, opt, {})
+    monkeypatch.undo()
+    assert (found := checkpoint.newest(tmp_path)) is not None
+    assert found.step == 5
+    checkpoint.save(tmp_path, 10, module, opt, {})  # what the failure left behind is in nobody's way
+    assert (found := checkpoint.newest(tmp_path)) is not None
+    assert found.step == 10
+
+
+def test_another_models_checkpoint_is_refused(tmp_path: Path) -> None:
+    module, opt = trained()
+    checkpoint.save(tmp_path, 5, module, opt, {})
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    other = nn.Linear(3, 4)
+    with pytest.raises(InputError, match="another model"):
+        found.restore(other, torch.optim.AdamW(other.parameters()))
+
+
+def test_files_are_safetensors_and_json_alone(tmp_path: Path) -> None:
+    module, opt = trained()
+    folder = checkpoint.save(tmp_path, 5, module, opt, {})
+    assert {p.suffix for p in folder.iterdir()} == {".safetensors", ".json"}
+    assert set(json.loads((folder / "manifest.json").read_text())["files"]) == {
+        "method.safetensors",
+        "optimizer.safetensors",
+        "state.json",
+    }
+
+
+def test_a_folder_in_use_is_claimed_only_to_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert checkpoint.claim(tmp_path / "new", resume=False) is None
+    assert checkpoint.claim(tmp_path / "new", resume=True) is None
+    module, opt = trained()
+    checkpoint.save(tmp_path, 5, module, opt, {})
+    with pytest.raises(InputError, match="not empty.*--resume"):
+        checkpoint.claim(tmp_path, resume=False)
+    assert checkpoint.claim(tmp_path, resume=True).step == 5  # type: ignore[union-attr]
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert checkpoint.claim(tmp_path, resume=False).step == 5  # type: ignore[union-attr]
+    shutil.rmtree(tmp_path / "checkpoints")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        checkpoint.claim(tmp_path / "file", resume=False)
