@@ -41,7 +41,7 @@ def test_held_out_names_are_in_their_test_only(sources: dict[str, Glyphs]) -> No
     everything = {name for face in TRAIN_FACES for name in draw(face)[0]}
     assert 0.08 < sum(map(held_out, everything)) / len(everything) < 0.12
     assert not held_out("LATIN SMALL LETTER A")  # the same on every machine
-    assert held_out("BRAILLE PATTERN DOTS-12") == (HASH_OF_BRAILLE_12 % 10 == 0)
+    assert held_out("COMMA")
 
 
 def test_equal_pixels_are_one_row(sources: dict[str, Glyphs]) -> None:
@@ -79,23 +79,17 @@ def test_no_ink_is_cut_off(face: str) -> None:
 
     path = str(Path(get_data_path()) / "fonts" / "ttf" / f"{face}.ttf")
     told, pictures = draw(face)
-    for name, picture in list(zip(told, pictures, strict=True))[::7]:
+    fonts = {size: ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC) for size in range(8, EM + 1)}
+    for name, picture in list(zip(told, pictures, strict=True))[::4]:
         character = unicodedata.lookup(name)
-        ink = 255 - picture.astype(int)
-        edge = ink[[0, -1]].sum() + ink[:, [0, -1]].sum()
-        if not edge:
-            continue  # ink that is cut off reaches the edge
-        sizes = range(EM, 7, -1)
-        assert any(abs(_ink(path, size, character) / ink.sum() - 1) < 0.01 for size in sizes), name
-
-
-def _ink(path: str, size: int, character: str) -> int:
-    font = ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
-    left, _, right, _ = font.getbbox(character, anchor="ls")
-    paper = Image.new("L", (3 * SIDE, 3 * SIDE), 255)
-    x = SIDE + (SIDE - (right - left)) / 2 - left
-    ImageDraw.Draw(paper).text((x, 2 * SIDE), character, fill=0, font=font, anchor="ls")
-    return int((255 - np.asarray(paper).astype(int)).sum())
+        left, top, right, bottom = fonts[EM].getbbox(character, anchor="ls")
+        extent = max(right - left, bottom - top)
+        font = fonts[EM if extent <= SIDE else max(8, int(EM * SIDE / extent))]
+        left, _, right, _ = font.getbbox(character, anchor="ls")
+        paper = Image.new("L", (3 * SIDE, 3 * SIDE), 255)
+        x = SIDE + (SIDE - (right - left)) / 2 - left
+        ImageDraw.Draw(paper).text((x, 2 * SIDE), character, fill=0, font=font, anchor="ls")
+        assert (255 - picture.astype(int)).sum() == (255 - np.asarray(paper).astype(int)).sum(), name
 
 
 def test_capitals_are_taller_than_small_letters() -> None:
@@ -131,7 +125,6 @@ def test_fingerprints_are_stable_and_differ(sources: dict[str, Glyphs]) -> None:
         ("BRAILLE PATTERN DOTS-12", "braille pattern"),
         ("BOX DRAWINGS LIGHT HORIZONTAL", "box drawings"),
         ("DOLLAR SIGN", None),
-        ("SPARROW", "arrow"),
     ],
 )
 def test_kinds_by_name(name: str, expected: str | None) -> None:
