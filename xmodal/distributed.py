@@ -221,7 +221,9 @@ def start(precision: str = "auto", track: Iterable[str] = (), folder: str | os.P
     Raises InputError where the launcher promised more processes than there are.
     """
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
+    AcceleratorState._reset_state()  # a second run of this Python process may have another precision
     bf16 = precision == "bf16" or (precision == "auto" and computes_bf16())
     accelerator = Accelerator(
         cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),  # or it starts no processes there

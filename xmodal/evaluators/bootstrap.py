@@ -17,14 +17,18 @@ LEVEL = 0.95
 Score = dict[str, float]  # value, low, high
 
 
-def mean_score(values: np.ndarray, groups: np.ndarray | None = None, resamples: int = RESAMPLES, seed: int = 0) -> Score:
+def mean_score(
+    values: np.ndarray, groups: np.ndarray | None = None, resamples: int = RESAMPLES, seed: int = 0
+) -> Score:
     """The mean of values (n,) with its percentile interval (Efron 1979); groups (n,) are resampled whole."""
     sums, counts = _by_group(values, groups)
     means = np.concatenate([(times @ sums) / (times @ counts) for times in _draws(len(sums), resamples, seed)])
     return _score(float(values.mean()), means)
 
 
-def median_score(values: np.ndarray, groups: np.ndarray | None = None, resamples: int = RESAMPLES, seed: int = 0) -> Score:
+def median_score(
+    values: np.ndarray, groups: np.ndarray | None = None, resamples: int = RESAMPLES, seed: int = 0
+) -> Score:
     """The median of values (n,) with its percentile interval; of an even number, the upper of the two in the middle."""
     order = np.argsort(values, kind="stable")
     ordered = values[order]

@@ -76,7 +76,7 @@ def embed_images(
         readable += [not isinstance(p, BadSample) for p in pictures]
         if good:
             parts.append(_unit(model.encode_image(good)))
-    everywhere = sum(distributed.gather_objects(readable), [])
+    everywhere = [each for part in distributed.gather_objects(readable) for each in part]
     reasons = sum(distributed.gather_objects(bad), Counter())
     return _together(parts), np.array(everywhere, dtype=bool), reasons
 

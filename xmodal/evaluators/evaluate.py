@@ -9,11 +9,11 @@ import numpy as np
 
 from xmodal import __version__
 from xmodal.data.source import Source
+from xmodal.errors import InputError
 from xmodal.evaluators import bootstrap, zeroshot
 from xmodal.evaluators.embed import DualEncoder, Embedded, embed_images, embed_pairs, embed_texts
 from xmodal.evaluators.retrieval import hits, ranks
 from xmodal.evaluators.scores import Scores
-from xmodal.errors import InputError
 
 Result = tuple[dict[str, Any], Scores]
 

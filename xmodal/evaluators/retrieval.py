@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 TIE = 2.0**-20
-TILE = 512, 4096  # images × texts whose similarities are held at a time; multiples of LANE
+TILE = 512, 4096  # images × texts whose similarities are held at a time; multiples of LANE and of 8 · LANE
 LANE = 128  # flags that are added up in one byte
 
 
@@ -34,7 +34,7 @@ def retrieval(
     Not comparable between galleries of different sizes, nor with figures that were averaged over folds of 1,000.
     Raises ValueError for shapes that don't match, numbers that aren't finite and queries without a right answer.
     """
-    of_image, of_text = ranks(image, text, _pairs(image_of_text, pairs))
+    of_image, of_text = ranks(image, text, _pairs(image_of_text, pairs, len(text)))
     return {**_summary("image_to_text", of_image, ks), **_summary("text_to_image", of_text, ks)}
 
 
@@ -47,11 +47,14 @@ def ranks(image: Any, text: Any, pairs: Any) -> tuple[np.ndarray, np.ndarray]:
     image, text = _matrix("image", image), _matrix("text", text)
     if image.shape[1] != text.shape[1]:
         raise ValueError(f"image and text must have one width, not {tuple(image.shape)} and {tuple(text.shape)}")
+    if not len(image) or not len(text):
+        raise ValueError(f"image and text must have rows, not {tuple(image.shape)} and {tuple(text.shape)}")
     text = text.to(image)
     pairs = _checked_pairs(pairs, len(image), len(text)).to(image.device)
     i, t = pairs.unbind(1)
 
-    right = torch.cat([(image[a] * text[b]).sum(1) for a, b in zip(i.split(65536), t.split(65536), strict=True)])  # (p,)
+    some = zip(i.split(65536), t.split(65536), strict=True)
+    right = torch.cat([(image[a] * text[b]).sum(1) for a, b in some])  # (p,)
     tolerance = TIE * image.norm(dim=1).max() * text.norm(dim=1).max()
     least = torch.full((len(image),), float("-inf"), dtype=image.dtype, device=image.device)
     for_image = least.scatter_reduce(0, i, right, "amax") - tolerance  # (n,)
@@ -111,14 +114,14 @@ def _summary(direction: str, rank: np.ndarray, ks: Sequence[int]) -> dict[str, f
     }
 
 
-def _pairs(image_of_text: Any, pairs: Any) -> Tensor:
+def _pairs(image_of_text: Any, pairs: Any, m: int) -> Tensor:
     if (image_of_text is None) == (pairs is None):
         raise ValueError("give either image_of_text or pairs")
     if pairs is not None:
         return torch.as_tensor(pairs)
     owner = torch.as_tensor(image_of_text)
-    if owner.ndim != 1:
-        raise ValueError(f"image_of_text must be (m,), not {tuple(owner.shape)}")
+    if owner.shape != (m,) or owner.is_floating_point():
+        raise ValueError(f"image_of_text must be ({m},) long, one a text, not {tuple(owner.shape)} {owner.dtype}")
     return torch.stack([owner, torch.arange(len(owner), device=owner.device)], 1)
 
 
@@ -138,7 +141,7 @@ def _checked_pairs(pairs: Any, n: int, m: int) -> Tensor:
 
 
 def _matrix(name: str, rows: Any) -> Tensor:
-    rows = torch.as_tensor(rows)
+    rows = torch.as_tensor(rows).detach()
     if rows.ndim != 2:
         raise ValueError(f"{name} must be (rows, d), not {tuple(rows.shape)}")
     rows = rows.to(torch.promote_types(rows.dtype, torch.float32))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,13 +25,16 @@ Scores = dict[str, dict[str, float]]  # name -> value, low, high
 def write_scores(path: str | Path, protocol: dict[str, Any], scores: Scores, **more: Any) -> None:
     """{"protocol": {…}, "scores": {name: {"value", "low", "high"}}}; figures are fractions, ranks are ranks.
 
-    more: further keys, such as the figures of each class. Raises InputError where the file can't be written.
+    more: further keys, such as the figures of each class. What isn't finite becomes null: JSON has no NaN.
+    Raises InputError where the file can't be written.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"protocol": protocol, "scores": scores, **more}, indent=1, ensure_ascii=False)
-        replace_text(path, text + "\n")
+        content = _finite({"protocol": protocol, "scores": scores, **more})
+        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+        # Half a surrogate pair stands for a byte of a file's name that is no UTF-8; it can't be written.
+        replace_text(path, re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text) + "\n")
     except OSError as error:
         raise InputError(f"Cannot write {path}: {error.strerror}.") from None
 
@@ -71,6 +75,14 @@ def print_classes(names: Sequence[str], confusion: np.ndarray) -> None:
     Console(highlight=False).print(table)
 
 
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _cell(figure: tuple[str, dict[str, float]]) -> str:
     name, score = figure
     factor = 1 if name.endswith("_rank") else 100
@@ -89,4 +101,4 @@ def _lines(protocol: dict[str, Any], indent: str = "") -> Iterator[str]:
 
 def plain(value: Any) -> str:
     """Data as text for a terminal: no control characters, which could move its cursor or write its title."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", " ", str(value))
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", " ", str(value))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from xmodal.errors import InputError, nearest
@@ -41,11 +42,12 @@ def class_names(name: str) -> list[str]:
 
 
 def _lines(name: str, missing: str) -> list[str]:
-    path = Path(name)
-    if not path.is_file():
+    if not os.path.isfile(name):  # False for a name that is too long, where Path raises
         raise InputError(missing)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = Path(name).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{name} is no UTF-8 text.") from None
+    except OSError as error:
+        raise InputError(f"Cannot read {name}: {error.strerror}.") from None
     return [line.strip() for line in text.splitlines() if line.strip()]

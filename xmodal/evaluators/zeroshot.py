@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xmodal.evaluators.retrieval import TIE
+
 
 def class_embeddings(
     encode_text: Callable[[list[str]], Any], classes: Sequence[str], templates: Sequence[str]
@@ -31,36 +33,52 @@ def zero_shot(image: Any, class_text: Any, labels: Any, ks: Sequence[int] = (1, 
     the classes that occur; macro_recall is CLIP_benchmark's mean_per_class_recall.
 
     Top-1 is no measure where classes are of very different sizes: a model that knows the largest looks good.
-    Raises ValueError for shapes that don't match.
+    Raises ValueError for shapes that don't match and numbers that aren't finite.
     """
     of_label, predicted = predictions(image, class_text, labels)
-    labels = np.asarray(labels)
+    labels = torch.as_tensor(labels).cpu().numpy()
     top = {f"top{k}": float((of_label <= k).mean()) for k in ks}
     return {**top, **macro(confusion(labels, predicted, len(torch.as_tensor(class_text))))}
 
 
 def predictions(image: Any, class_text: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The rank of each picture's own class from 1, (n,), and the class that is nearest, (n,)."""
-    image, class_text = torch.as_tensor(image), torch.as_tensor(class_text)
+    """The rank of each picture's own class from 1, (n,), and the class that is nearest, (n,); of a tie a wrong one."""
+    image, class_text = torch.as_tensor(image).detach(), torch.as_tensor(class_text).detach()
     labels = torch.as_tensor(labels, device=image.device)
     if image.ndim != 2 or class_text.ndim != 2 or image.shape[1] != class_text.shape[1]:
         raise ValueError(
             f"image and class_text must be (n, d) and (c, d), not {tuple(image.shape)} and {tuple(class_text.shape)}"
         )
-    if labels.shape != image.shape[:1] or (len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(class_text)):
-        raise ValueError(f"labels must be ({len(image)},) in 0 … {len(class_text) - 1}, not {tuple(labels.shape)}")
+    if not len(image) or not len(class_text):
+        raise ValueError(f"image and class_text must have rows, not {tuple(image.shape)} and {tuple(class_text.shape)}")
+    known = labels.shape == image.shape[:1] and not labels.is_floating_point()
+    if not known or labels.min() < 0 or labels.max() >= len(class_text):
+        found = f"{int(labels.min())} … {int(labels.max())}" if labels.numel() else "none"
+        raise ValueError(
+            f"labels must be ({len(image)},) whole numbers in 0 … {len(class_text) - 1}, "
+            f"not {tuple(labels.shape)} {labels.dtype} in {found}"
+        )
+    image, class_text, labels = image.float(), class_text.float().to(image.device), labels.long()
+    if not (torch.isfinite(image).all() and torch.isfinite(class_text).all()):
+        raise ValueError(
+            "image or class_text holds numbers that are not finite"
+        )  # nothing is ≥ NaN: it would rank first
+    tolerance = TIE * image.norm(dim=1).max() * class_text.norm(dim=1).max()
     ranks, nearest = [], []
-    for rows, own in zip(image.float().split(4096), labels.split(4096), strict=True):
-        scores = rows @ class_text.float().to(rows.device).T  # (n, c)
+    for rows, own in zip(image.split(4096), labels.split(4096), strict=True):
+        scores = rows @ class_text.T  # (n, c)
         right = scores.gather(1, own[:, None])
-        ranks.append((scores >= right).sum(1))  # its own included: 1 is first
-        nearest.append(scores.argmax(1))
+        wrong = scores.scatter(1, own[:, None], float("-inf"))
+        rank = 1 + (wrong >= right - tolerance).sum(1)
+        ranks.append(rank)
+        nearest.append(torch.where(rank == 1, own, wrong.argmax(1)))  # a tie that is lost is an answer that is wrong
     return torch.cat(ranks).cpu().numpy(), torch.cat(nearest).cpu().numpy()
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int, times: np.ndarray | None = None) -> np.ndarray:
     """(c, c) counts, right class by row, predicted class by column; times (n,): how often each picture counts."""
-    return np.bincount(labels * classes + predicted, times, classes * classes).reshape(classes, classes)
+    cell = labels.astype(np.int64) * classes + predicted  # the product of small integer types would wrap around
+    return np.bincount(cell, times, classes * classes).reshape(classes, classes)
 
 
 def per_class(table: np.ndarray) -> dict[str, np.ndarray]:
