@@ -37,7 +37,9 @@ def test_what_is_restored_goes_on_as_what_was_saved(tmp_path: Path) -> None:
     for m, o in ((module, opt), (other, other_opt)):
         m(torch.ones(2, 3)).pow(2).sum().backward()
         o.step()
-    assert all(torch.equal(a, b) for a, b in zip(module.state_dict().values(), other.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(module.state_dict().values(), other.state_dict().values(), strict=True)
+    )
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:

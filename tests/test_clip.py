@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,9 @@ def table(tmp_path: Path) -> Path:
     lines = ["filepath\ttitle\tsplit"]
     for n in range(20):
         Image.fromarray(rng.integers(0, 256, (36, 48, 3), dtype=np.uint8)).save(tmp_path / f"{n}.png")
-        lines += [f"{n}.png\tpicture number {n}, {kind}\t{'train' if n < 14 else 'val'}" for kind in ("first", "second")]
+        lines += [
+            f"{n}.png\tpicture number {n}, {kind}\t{'train' if n < 14 else 'val'}" for kind in ("first", "second")
+        ]
     (tmp_path / "pairs.tsv").write_text("\n".join(lines) + "\n")
     return tmp_path / "pairs.tsv"
 
@@ -82,7 +83,7 @@ def test_steps_can_be_sliced_checkpointed_evaluated_and_locked(table: Path, tmp_
 
 
 @pytest.fixture
-def wrong(table: Path, tmp_path: Path) -> Iterator[dict[str, str]]:
+def wrong(table: Path, tmp_path: Path) -> dict[str, str]:
     """Files that are no good, by name."""
     made = {
         "empty.csv": "",
@@ -100,7 +101,7 @@ def wrong(table: Path, tmp_path: Path) -> Iterator[dict[str, str]]:
     (tmp_path / "broken.csv").write_text("filepath,caption\n" + "".join(f"broken{n}.png,text {n}\n" for n in range(8)))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("")
-    yield {"folder": str(tmp_path), "table": str(table)}
+    return {"folder": str(tmp_path), "table": str(table)}
 
 
 @pytest.mark.parametrize(

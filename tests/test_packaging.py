@@ -49,6 +49,10 @@ def test_it_trains_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
     out = subprocess.run([python, "-c", where], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert Path(out.strip()).is_relative_to(tmp_path)
     scores = json.loads((tmp_path / "runs" / "clip" / "scores.json").read_text())["scores"]
-    for name in ("unseen_typeface/image_to_text/R@1", "unseen_names/text_to_image/R@5", "other_family/image_to_text/R@1"):
+    for name in (
+        "unseen_typeface/image_to_text/R@1",
+        "unseen_names/text_to_image/R@5",
+        "other_family/image_to_text/R@1",
+    ):
         assert 0 <= scores[name]["low"] <= scores[name]["value"] <= scores[name]["high"] <= 1
     assert "zero_shot/top1" in scores

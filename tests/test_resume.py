@@ -91,5 +91,3 @@ def test_a_killed_run_ends_as_the_whole_one(table: Path, tmp_path: Path) -> None
     assert scores[0] == scores[1]
     assert {"val/image_to_text/R@1", "val/text_to_image/median_rank"} <= scores[0]["scores"].keys()
     assert sorted(p.name for p in (tmp_path / "killed" / "checkpoints").iterdir()) == ["step-10", "step-9"]
-
-

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from xmodal.train.clip import Config, clip
 
 from xmodal import distributed
 from xmodal.data.glyphs import Glyphs
@@ -25,7 +26,6 @@ from xmodal.encoders.tokenizer import PiecesTokenizer
 from xmodal.grad_cache import gradients
 from xmodal.method import Method, Progress
 from xmodal.objectives import clip_loss, info_nce_floor
-from xmodal.train.clip import Config, clip
 
 GLYPHS = Glyphs("unseen_names")
 NAMES = sorted(set(captions(GLYPHS)))

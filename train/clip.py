@@ -146,7 +146,10 @@ def run(config: Config) -> dict[str, Any]:
         return first_says(PiecesTokenizer.train(captions(pairs), config.vocabulary))
 
     if config.model == "small" and pairs.photographs:
-        say("These are photographs: `small` learns little from them. Start from --model open_clip:ViT-B-32/openai instead.")
+        say("Photographs: `small` learns little from them. Better start from --model open_clip:ViT-B-32/openai")
+    for what, n in getattr(pairs, "dropped", {}).items():
+        if n:
+            say(f"Left out of {pairs.name}: {n} with {what}.")
     side = config.image_size or (64 if pairs.photographs else 32)
     towers = build(config.model, train_tokenizer=train_tokenizer, side=side)
     for name in ("image", "text"):
@@ -168,6 +171,8 @@ def run(config: Config) -> dict[str, Any]:
         clip_norm=config.clip_norm or None,
         evaluate=lambda: evaluate(method.export(), tests),
     )
+    if not tests:
+        say("Nothing was held out to evaluate on: give the table a split column, or --val another table.")
     return this.finish(*evaluate(method.export(), tests))
 
 

@@ -137,9 +137,7 @@ def _steps(folder: Path) -> list[tuple[int, Path]]:
     return [(int(p.name[5:]), p) for p in found if p.name[5:].isdigit() and p.is_dir()]
 
 
-def _optimizer_state(
-    method: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _optimizer_state(method: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The optimizer's state by parameter name: tensors as `kind/name`, plain numbers beside them."""
     names = {id(p): name for name, p in method.named_parameters()}
     tensors, numbers = {}, {}

@@ -214,7 +214,9 @@ def wait() -> None:
         dist.barrier()
 
 
-def start(precision: str = "auto", track: Iterable[str] = (), folder: str | os.PathLike[str] | None = None) -> Accelerator:
+def start(
+    precision: str = "auto", track: Iterable[str] = (), folder: str | os.PathLike[str] | None = None
+) -> Accelerator:
     """Accelerate's device, launch, autocast, clipping and trackers; nothing of it wraps the model.
 
     precision: "auto" takes bf16 where the device computes in it, float32 elsewhere.

@@ -62,17 +62,15 @@ def gradients(
         loss, metrics = method.objective(representations, targets, progress)
         loss.backward()
     else:
-        representations = {
-            name: torch.cat([e[name].detach() for e in encoded]).requires_grad_() for name in encoded[0]
-        }
+        representations = {name: torch.cat([e[name].detach() for e in encoded]).requires_grad_() for name in encoded[0]}
         loss, metrics = method.objective(representations, targets, progress)
         loss.backward()
-        cached = {name: r.grad for name, r in representations.items()}
+        cached = {name: r.grad for name, r in representations.items() if r.grad is not None}
         for number in [last, *range(last)]:
             replayed = encoded.pop() if number == last else encode(number)
             a, b = bounds[number]
-            pairs = [(r, cached[name][a:b]) for name, r in replayed.items() if cached[name] is not None]
-            torch.autograd.backward([r for r, _ in pairs if r.requires_grad], [g for r, g in pairs if r.requires_grad])
+            pairs = [(r, cached[name][a:b]) for name, r in replayed.items() if name in cached and r.requires_grad]
+            torch.autograd.backward([r for r, _ in pairs], [g for _, g in pairs])
             del replayed, pairs
     return loss.detach(), metrics, {name: r.detach() for name, r in representations.items()}, targets
 

@@ -105,7 +105,8 @@ def fit(
                 )
         opt.zero_grad(set_to_none=True)
         if found is not None and found.item():  # so that all know of all, without talking in every step
-            quarantine.take(sum(distributed.gather_objects(unreadable), []), write=distributed.rank() == 0)
+            everywhere = [line for lines in distributed.gather_objects(unreadable) for line in lines]
+            quarantine.take(everywhere, write=distributed.rank() == 0)
             quarantine.check()
         log.step(
             step + 1,

@@ -53,9 +53,7 @@ class Method(nn.Module):
         """The loss of the global batch, once a step, and global metrics for the log."""
         raise NotImplementedError
 
-    def after_step(
-        self, representations: dict[str, Tensor], targets: dict[str, Tensor], progress: Progress
-    ) -> None:
+    def after_step(self, representations: dict[str, Tensor], targets: dict[str, Tensor], progress: Progress) -> None:
         """Clamp, average, enqueue, normalise; left out together with a step that is skipped."""
 
     def export(self) -> TwoTower:

@@ -1,4 +1,4 @@
-"""What every recipe does around its method: the folder, the processes, the data's size, the last checkpoint, the scores.
+"""What every recipe does around its method: folder, processes, size of the data, checkpoint, scores.
 
 A recipe reads: `begin`, then data and method, then `train`, then `finish`.
 """
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from xmodal import checkpoint, config as configuration, distributed
+from xmodal import checkpoint, distributed
+from xmodal import config as configuration
 from xmodal.data.batches import Batches, Quarantine
 from xmodal.data.source import Source
 from xmodal.errors import InputError
@@ -23,7 +24,10 @@ from xmodal.method import Method
 from xmodal.report.log import Log, say
 
 # What may differ between a run and its resumption without a word.
-NOT_THE_RUN = {"batch_size", "compile", "eval_every", "micro_batch", "output", "preset", "save_every", "track", "workers"}
+NOT_THE_RUN = {
+    *("batch_size", "compile", "eval_every", "micro_batch"),
+    *("output", "preset", "save_every", "track", "workers"),
+}
 
 
 @dataclass
@@ -141,7 +145,8 @@ class Run:
         except InputError:
             return ""
         now = _flat(self.config)
-        changed = [f"{k} {v} -> {now[k]}" for k, v in before.items() if k in now and k not in NOT_THE_RUN and now[k] != v]
+        told = [name for name in before if name in now and name not in NOT_THE_RUN]
+        changed = [f"{name} {before[name]} -> {now[name]}" for name in told if now[name] != before[name]]
         return f" Other settings than it began with: {', '.join(changed)}." if changed else ""
 
 

@@ -20,7 +20,9 @@ def rows(n: int, d: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return image.requires_grad_(), text.requires_grad_()
 
 
-def reference(image: Tensor, text: Tensor, scale: Tensor, image_id: list[int], text_id: list[int], mask: bool) -> Tensor:
+def reference(
+    image: Tensor, text: Tensor, scale: Tensor, image_id: list[int], text_id: list[int], mask: bool
+) -> Tensor:
     """loss_i = lse_i − mean over P(i) of l_ip, both directions, one number at a time."""
     n = len(image)
     losses = []

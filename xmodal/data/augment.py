@@ -63,7 +63,7 @@ class Crop:
         ratio = math.exp(low + draws[1] * (high - low))
         width, height = min(image.width, math.sqrt(area * ratio)), min(image.height, math.sqrt(area / ratio))
         left, top = draws[2] * (image.width - width), draws[3] * (image.height - height)
-        resampling = Image.Resampling.BILINEAR if self.preparation.interpolation == "bilinear" else Image.Resampling.BICUBIC
+        resampling = Image.Resampling[self.preparation.interpolation.upper()]
         size = (self.preparation.width, self.preparation.height)
         view = image.resize(size, resampling, box=(left, top, left + width, top + height))
         if self.flip and draws[4] < 0.5:
@@ -87,7 +87,7 @@ class Drawing:
 
     def __call__(self, pictures: Sequence[Any], draws: np.ndarray) -> Tensor:
         height, width = self.preparation.height, self.preparation.width
-        ink = 1 - self._double(pictures) / 255  # (b, 1 or 3, 2 height, 2 width); paper is 0, so that shifts bring in paper
+        ink = 1 - self._double(pictures) / 255  # (b, 1 or 3, 2 height, 2 width); shifts bring in 0, paper
         b = len(ink)
         around = torch.from_numpy(2 * draws - 1).float()  # (b, DRAWS) in [-1, 1)
         if self.stroke:

@@ -12,21 +12,13 @@ from xmodal.errors import InputError, nearest
 if TYPE_CHECKING:
     from xmodal.encoders.two_tower import TwoTower
 
-SPECS = {
-    "FOLDER": "a run folder, or what model.save(FOLDER) wrote",
-    "small": "trained from scratch on a CPU in minutes, with a tokenizer of the run's own captions",
-    "open_clip:MODEL[/PRETRAINED]": "a model of open_clip, random or with the weights named",
-    "open_clip:local-dir:FOLDER": "a folder that open_clip saved",
-    "open_clip:hf-hub:ORG/REPO": "an open_clip model on the hub",
-}
-
 
 def load(spec: str, device: Any = None) -> TwoTower:
     """Open a trained dual encoder in evaluation mode. Raises InputError for a spec that names none."""
     import torch
 
     if spec == "small":
-        raise InputError("'small' is trained from scratch: there is nothing to load. Train it, then name its run folder.")
+        raise InputError("'small' is trained from scratch: there is nothing to load. Train, then name the run folder.")
     towers = build(spec, train_tokenizer=None)
     towers.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return towers.eval()
@@ -74,7 +66,7 @@ def from_folder(folder: Path) -> TwoTower:
 
         towers = open_clip_from_folder(folder, description)
     else:
-        raise InputError(f"{folder}/model.json is of kind {description.get('kind')!r}, which this version does not know.")
+        raise InputError(f"{folder}/model.json is of kind {description.get('kind')!r}, which is not known here.")
     missing, unexpected = towers.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
     if missing or unexpected:
         raise InputError(f"{folder}/model.safetensors does not fit model.json: {[*missing, *unexpected][0]!r}.")

@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import Tensor
 
-from xmodal.errors import InputError, nearest
 from xmodal.encoders.preparation import Preparation
 from xmodal.encoders.two_tower import TwoTower
+from xmodal.errors import InputError, nearest
 
 
 class OpenClipTokenizer:
@@ -94,9 +94,12 @@ def _wrap(model: Any, description: dict[str, Any], tokenizer: Any) -> TwoTower:
     if "preparation" in description:
         preparation = Preparation.from_json(description["preparation"])
     else:
-        size, seen = model.visual.image_size, get_model_preprocess_cfg(model)
+        size: Any = model.visual.image_size
+        height, width = size if isinstance(size, (tuple, list)) else (size, size)
+        seen = get_model_preprocess_cfg(model)
         preparation = Preparation(
-            *(size if isinstance(size, (tuple, list)) else (size, size)),
+            height,
+            width,
             mean=tuple(seen.get("mean") or open_clip.OPENAI_DATASET_MEAN),
             std=tuple(seen.get("std") or open_clip.OPENAI_DATASET_STD),
             interpolation="bilinear" if seen.get("interpolation") == "bilinear" else "bicubic",
@@ -119,9 +122,8 @@ def _config(architecture: str) -> dict[str, Any]:
     from open_clip.factory import _get_hf_config
 
     if architecture.startswith("local-dir:"):
-        return json.loads((Path(architecture.removeprefix("local-dir:")) / "open_clip_config.json").read_text())[
-            "model_cfg"
-        ]
+        file = Path(architecture.removeprefix("local-dir:")) / "open_clip_config.json"
+        return json.loads(file.read_text())["model_cfg"]
     if architecture.startswith("hf-hub:"):
         return _get_hf_config(architecture.removeprefix("hf-hub:"))["model_cfg"]
-    return open_clip.get_model_config(architecture)
+    return open_clip.get_model_config(architecture) or {}

@@ -49,8 +49,6 @@ class Preparation:
 
     def fit(self, image: Image.Image) -> Image.Image:
         """A PIL image of any size -> one of (height, width), by the transforms that open_clip uses for this setting."""
-        from torchvision.transforms import CenterCrop, Resize
-
         from open_clip.transform import CenterCropOrPad, ResizeKeepRatio
         from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
@@ -75,4 +73,3 @@ class Preparation:
 def as_tensor(image: Image.Image) -> Tensor:
     """An RGB image -> (3, h, w) uint8."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-

@@ -147,7 +147,7 @@ class SmallTextTower(nn.Module):
 
 
 def small_towers(tokenizer: PiecesTokenizer, side: int = 32, d: int = 256) -> TwoTower:
-    """Fresh towers for pictures of `side` pixels and the tokenizer's pieces; torch's random state decides the weights."""
+    """Fresh towers for pictures of `side` pixels and the tokenizer's pieces; torch's random state makes the weights."""
     return TwoTower(
         SmallImageTower(side, d),
         SmallTextTower(len(tokenizer), d, length=tokenizer.length),

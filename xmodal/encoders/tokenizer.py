@@ -60,7 +60,7 @@ class PiecesTokenizer:
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """(m) strings -> (m, l) long, l the longest of these rows."""
-        rows = [row[: self.length - 1] + [END] for row in self.pieces.encode(list(texts))]
+        rows = [[*row[: self.length - 1], END] for row in self.pieces.encode(list(texts))]
         tokens = torch.full((len(rows), max(map(len, rows), default=1)), PAD)
         for row, numbers in enumerate(rows):
             tokens[row, : len(numbers)] = torch.tensor(numbers)

@@ -74,7 +74,7 @@ class TwoTower(nn.Module):
         return self.log_scale.device
 
     def encode_image(self, images: Sequence[Picture], batch_size: int = 256) -> Tensor:
-        """Paths, PIL images or arrays -> (n, d) unit float32, on the CPU. Raises BadSample for one that can't be read."""
+        """Paths, PIL images or arrays -> (n, d) unit float32 on the CPU. Raises BadSample."""
         blank = np.zeros((self.preparation.height, self.preparation.width), dtype=np.uint8)
         return self._encode(
             images, batch_size, blank, lambda part: self(image=self.preparation.stack(part).to(self.device))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xmodal import distributed
+from xmodal.checkpoint import replace_text
 
 LINE_EVERY = 10.0  # seconds between lines where there is no terminal
 
@@ -33,9 +34,8 @@ class Log:
             return
         path = self.folder / "metrics.jsonl"
         kept = [line for line in path.read_text().splitlines() if _step(line) <= start] if path.exists() else []
-        self.file = path.open("w", encoding="utf-8")
-        self.file.writelines(line + "\n" for line in kept)
-        self.file.flush()
+        replace_text(path, "".join(line + "\n" for line in kept))
+        self.file = path.open("a", encoding="utf-8")
         if sys.stdout.isatty():
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -66,11 +66,12 @@ class Log:
             )
 
     def event(self, step: int, **figures: Any) -> None:
-        """Anything that is no optimizer step, such as scores; printed and written."""
+        """Anything that is no optimizer step, such as scores: all of it is written, the first of each kind printed."""
         if not self.first:
             return
         self._write({"step": step, **figures})
-        shown = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k}: {v}" for k, v in figures.items())
+        told = {k: v for k, v in figures.items() if not isinstance(v, float) or k.endswith(("R@1", "top1"))}
+        shown = "  ".join(f"{k} {v * 100:.1f}" if isinstance(v, float) else f"{k}: {v}" for k, v in told.items())
         (self.bar.console.print if self.bar is not None else print)(f"step {step}  {shown}")
 
     def end(self) -> None:
