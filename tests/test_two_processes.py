@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from tests.two_processes import QUICK
+from xmodal.train.clip import Config, run
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     folder = tmp_path_factory.mktemp("two")
+    write_pairs(folder)
     program = Path(__file__).with_name("two_processes.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(program), str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-4000:]
-    return [json.loads((folder / f"rank{r}.json").read_text()) for r in range(2)]
+    return [{"folder": str(folder), **json.loads((folder / f"rank{r}.json").read_text())} for r in range(2)]
+
+
+def write_pairs(folder: Path) -> None:
+    """Forty pictures of blocks with a caption each, every fifth to be evaluated on, one broken."""
+    lines = ["filepath,caption,split"]
+    for n in range(40):
+        picture = np.full((32, 32, 3), 255, dtype=np.uint8)
+        picture[n % 8 * 3 : n % 8 * 3 + 10, n // 8 * 4 : n // 8 * 4 + 8] = (n * 6, 200 - n * 5, 90)
+        Image.fromarray(picture).save(folder / f"{n}.png")
+        lines.append(f"{n}.png,block {n % 8} down {n // 8} across,{'train' if n % 5 else 'val'}")
+    (folder / "7.png").write_bytes(b"")
+    (folder / "pairs.csv").write_text("\n".join(lines) + "\n")
 
 
 def test_there_are_two(found: list[dict]) -> None:
@@ -42,6 +62,33 @@ def test_every_parameter_has_the_gradient_of_one_process(found: list[dict]) -> N
 
 def test_weights_agree_after_twelve_steps(found: list[dict]) -> None:
     assert all(f["weights after 12 steps"] < 1e-5 for f in found)
+
+
+def test_embeddings_are_those_of_one_process(found: list[dict]) -> None:
+    assert all(f["embeddings"] < 1e-6 for f in found)
+
+
+def test_the_recipe_trains_alike_and_goes_on_on_one_process(found: list[dict]) -> None:
+    folder = Path(found[0]["folder"])
+    one = Config(data=str(folder / "pairs.csv"), output=folder / "one", batch_size=16, **QUICK)
+    run(one)
+    logs = [
+        [json.loads(line) for line in (folder / n / "metrics.jsonl").read_text().splitlines()] for n in ("one", "two")
+    ]
+    assert [line["step"] for line in logs[1]] == [1, 2, 3, 4, 5, 6]
+    for a, b in zip(*logs, strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], abs=1e-5)
+        assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-4)
+        assert b["scale"] == pytest.approx(a["scale"], rel=1e-6)
+    skipped = [(folder / name / "skipped.jsonl").read_text() for name in ("one", "two")]
+    assert skipped[0] == skipped[1] != ""
+
+    # Two processes' run, its last checkpoint taken away, goes on on one: the same samples, the same curve.
+    shutil.rmtree(folder / "two" / "checkpoints" / "step-6")
+    run(dataclasses.replace(one, output=folder / "two", resume=True))
+    again = [json.loads(line) for line in (folder / "two" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in again] == [1, 2, 3, 4, 5, 6]
+    assert [line["loss"] for line in again] == pytest.approx([line["loss"] for line in logs[0]], abs=1e-5)
 
 
 def test_sums_of_gradients(found: list[dict]) -> None:
