@@ -81,7 +81,7 @@ def test_names_do_not_reach_the_terminal_as_commands(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal: markup would become escape sequences
-    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("TERM", "xterm")
     for show in (
         lambda: print_classes([NASTY, "dog"], np.array([[1, 2], [3, 4]])),
         lambda: print_table({NASTY: NASTY, "part": {"x": NASTY}}, {f"{NASTY}/R@1": ONE, "/R@1": ONE}),

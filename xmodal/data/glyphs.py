@@ -21,6 +21,7 @@ import sys
 import unicodedata
 from functools import cache
 from pathlib import Path
+from string import ascii_lowercase
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -67,8 +68,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     "fraction": ("VULGAR FRACTION ",),
     "chess": ("WHITE CHESS ", "BLACK CHESS "),
 }
-# Letters have the words of their names around them; most kinds are named as they are.
-TEMPLATES = ("{}", "{} letter", "{} small letter", "{} capital letter", "{} sign", "{} symbol")
+# Most names are of letters, and end in one: "latin small letter a" lies nearer to them than "latin" alone.
+TEMPLATES = tuple(f"{{}} {size} letter {letter}" for size in ("small", "capital") for letter in ascii_lowercase)
 
 
 def kind(name: str) -> str | None:
