@@ -1,11 +1,14 @@
 """How fast the evaluators are, beside the libraries that people use for the same.
 
-xmodal eval speed
-xmodal eval speed retrieval --images 1000 --texts 5000 --json speed.json
+The figures mean something on an idle machine only: threads that wait for a busy core cost the two unequally.
+
+    xmodal eval speed
+    xmodal eval speed retrieval --images 1000 --texts 5000 --json speed.json
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import time
@@ -139,6 +142,7 @@ def _machine() -> dict[str, Any]:
     return {
         "CPU": devices()[0].found,
         "threads": f"torch {torch.get_num_threads()}, faiss {faiss.omp_get_max_threads()}",
+        "load": f"{os.getloadavg()[0]:.1f} at the end, itself included" if hasattr(os, "getloadavg") else "",
         "versions": f"xmodal {xmodal.__version__}, torch {torch.__version__}, faiss {faiss.__version__}",
     }
 

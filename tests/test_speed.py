@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from xmodal.eval.speed import Config, _in_turn, run
 
 from xmodal.cli import main
 from xmodal.errors import InputError
+from xmodal.eval.speed import Config, _in_turn, run
 
 TINY = ["--images", "64", "--texts", "128", "--width", "16", "--repeats", "1"]
 

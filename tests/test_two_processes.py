@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from xmodal.train.clip import Config, run
 
 from tests.two_processes import QUICK
+from xmodal.train.clip import Config, run
 
 
 @pytest.fixture(scope="module")

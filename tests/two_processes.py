@@ -16,7 +16,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from xmodal.train.clip import Config, clip, run
 
 from xmodal import distributed
 from xmodal.data.glyphs import Glyphs
@@ -27,6 +26,7 @@ from xmodal.evaluators.embed import embed_pairs
 from xmodal.grad_cache import gradients
 from xmodal.method import Method, Progress
 from xmodal.objectives import clip_loss, info_nce_floor
+from xmodal.train.clip import Config, clip, run
 
 GLYPHS = Glyphs("unseen_names")
 NAMES = sorted(set(captions(GLYPHS)))

@@ -127,7 +127,7 @@ def save(
 def replace_text(path: Path, text: str) -> None:
     """Write a small file so that a reader sees the old one or the new one, never half of it."""
     beside = path.with_name(path.name + ".tmp")
-    beside.write_text(text)
+    beside.write_text(text, encoding="utf-8")
     _sync(beside)
     beside.replace(path)
 

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from xmodal.errors import InputError
+from xmodal.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -224,14 +224,19 @@ def start(
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
+    from accelerate.utils import LoggerType, ProjectConfiguration
 
     AcceleratorState._reset_state()  # a second run of this Python process may have another precision
+    known = [tracker.value for tracker in LoggerType]
+    for name in track:
+        if name not in known:
+            raise InputError(f"accelerate has no tracker {name!r}; {nearest(name, known)}")
     bf16 = precision == "bf16" or (precision == "auto" and computes_bf16())
     accelerator = Accelerator(
         cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),  # or it starts no processes there
         mixed_precision="bf16" if bf16 else "no",
         log_with=list(track) or None,
-        project_dir=folder,
+        project_config=ProjectConfiguration(str(folder or "."), logging_dir=os.path.join(folder or ".", "trackers")),
     )
     promised = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != promised:

@@ -96,7 +96,8 @@ class Run:
         if self.resume is not None:
             say(f"Going on after step {self.resume.step}." + self._differences())
         if config.track:
-            self.accelerator.init_trackers(self.name, config=_flat(config))
+            told = {name: "" if value is None else str(value) for name, value in _flat(config).items()}
+            self.accelerator.init_trackers(self.name, config=told)
         setting = Setting(
             steps=steps,
             seed=config.seed,

@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
-from xmodal.data.augment import DRAWS
+from xmodal.data.augment import AUGMENTATIONS, DRAWS, augmentation
 from xmodal.data.batches import MOST_TRIES, Batches, Quarantine, Skipped, loader, text_id
+from xmodal.data.table import Table, read_table
+from xmodal.encoders.preparation import Preparation
 from xmodal.errors import BadSample, InputError
 
 
@@ -184,6 +187,56 @@ def test_batches_can_be_sent_to_a_process() -> None:
     assert same(data[2][0], batches(Numbers(50, bad=[3]))[2][0])
 
 
+@pytest.fixture
+def table(tmp_path: Path) -> Table:
+    """24 files with two captions each, of which three are no pictures."""
+    lines = ["filepath,caption_0,caption_1"]
+    for i in range(24):
+        path = tmp_path / f"{i}.png"
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(path)
+        lines.append(f"{path.name},{i} a,{i} b")
+    (tmp_path / "3.png").write_text("no picture")
+    (tmp_path / "7.png").write_bytes((tmp_path / "7.png").read_bytes()[:300])
+    (tmp_path / "11.png").unlink()
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    return read_table(tmp_path / "t.csv")
+
+
+def of_files(table: Table, part: tuple[int, int] = (0, 8), name: str = "photo") -> Batches:
+    view = augmentation(name, Preparation(16, 16))
+    return Batches(table, batch=8, part=part, seed=5, prepare_images=view, tokenize=tokenize)
+
+
+def test_files_in_parts_in_workers_and_from_the_middle(table: Table) -> None:
+    """The same pixels, captions and substitutes, bit for bit."""
+    whole = {step: (batch, skipped) for step, batch, skipped in loader(of_files(table), 0, 9)}
+    for step, batch, skipped in loader(of_files(table), 5, 9, workers=2):
+        assert same(batch, whole[step][0])
+        assert skipped == whole[step][1]
+    for step in (0, 4, 8):
+        parts = [of_files(table, part)[step] for part in ((0, 2), (2, 4), (4, 8))]
+        assert same(whole[step][0], {name: torch.cat([part[name] for part, _ in parts]) for name in parts[0][0]})
+        assert [one for _, told in parts for one in told] == whole[step][1]
+    told = {(one.key, one.reason) for _, skipped in whole.values() for one in skipped}
+    assert told == {("3.png", "no image"), ("7.png", "truncated"), ("11.png", "missing")}
+    texts = {tuple(text) for batch, _ in whole.values() for text in batch["text"].tolist()}
+    assert {letter for _, letter in texts} == {ord("a"), ord("b")}
+    assert {row for row, _ in texts} == set(range(24)) - {3, 7, 11}
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_batches_of_files_can_be_sent_to_a_process(table: Table, name: str) -> None:
+    data = of_files(table, name=name)
+    assert same(pickle.loads(pickle.dumps(data))[1][0], data[1][0])
+
+
+def test_no_file_can_be_read(table: Table) -> None:
+    for path in table.folder.glob("*.png"):
+        path.write_text("no picture")
+    with pytest.raises(InputError, match=f"No readable image in {MOST_TRIES} tries; the last was .*png"):
+        next(iter(loader(of_files(table), 0, 1)))
+
+
 def test_text_ids() -> None:
     """A checkpoint's successor on another machine must count the same captions as equal."""
     assert text_id("a dog") == text_id("a " + "dog")
@@ -215,6 +268,21 @@ def test_quarantine_writes_only_where_told(tmp_path: Path) -> None:
     quarantine.take(quarantine.new([one(1)], 1), write=False)
     assert not quarantine.path.exists()
     assert quarantine.counts == {"damaged": 1}
+
+
+def test_a_kill_while_the_list_is_written_costs_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of earlier steps are not met again in the epoch: lines that are lost stay lost."""
+    quarantine = Quarantine(tmp_path / "skipped.jsonl", 0.5, 10)
+    quarantine.take(quarantine.new([one(1)], 1), write=True)
+
+    def killed(path: Path, text: str, **options: Any) -> None:
+        path.open("w").write(text[:20])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        quarantine.take(quarantine.new([one(2)], 2), write=True)
+    assert [line["row"] for line in Quarantine(quarantine.path, 0.5, 10, until=2).lines] == [1]
 
 
 @pytest.mark.parametrize(("rows", "limit", "allowed"), [(1000, 0.01, 10), (50, 0.01, 1), (50, 0.0, 1), (10, 1.0, 10)])

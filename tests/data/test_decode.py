@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import threading
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,6 +90,32 @@ def test_exif_turns_upright() -> None:
     assert decode(encoded(image, "PNG", exif=exif)).size == (2, 4)
 
 
+# What a camera held in each of eight ways has stored of an upright picture (Exif 2.3, table 6).
+STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: np.rot90(upright, 1),
+    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
+    8: lambda upright: np.rot90(upright, -1),
+}
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_every_orientation(orientation: int) -> None:
+    across, down = np.meshgrid(np.arange(24), np.arange(16))
+    upright = np.stack([across * 10, down * 15, across * 5 + down * 5], -1).astype(np.uint8)
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](upright)))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert np.array_equal(np.asarray(decode(encoded(stored, "PNG", exif=exif))), upright)
+    found = np.asarray(decode(encoded(stored, "JPEG", exif=exif, quality=100, subsampling=0))).astype(int)
+    assert found.shape == upright.shape
+    assert np.abs(found - upright).max() <= 6
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_a_damaged_exif_does_not_cost_the_picture() -> None:
     found = decode(encoded(noise(), "JPEG", exif=b"Exif\x00\x00MM\x00*\x00\x00\xff\xff broken"))
@@ -137,6 +165,14 @@ def test_half_a_file_is_truncated(form: str, tmp_path: Path) -> None:
     assert reason_of(lambda: decode(Image.open(path))) == "truncated"
 
 
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+@pytest.mark.parametrize("fraction", [0.0005, 0.3, 0.6, 0.9, 0.97])
+def test_a_file_cut_anywhere(form: str, fraction: float) -> None:
+    data = encoded(noise(64), form)
+    reason = reason_of(lambda: decode(data[: int(fraction * len(data))]))
+    assert reason in (("no image",) if fraction < 0.01 else ("truncated", "damaged"))
+
+
 def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "text.png").write_text("no picture")
@@ -146,6 +182,8 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     assert reason_of(lambda: decode(Path("a\0b.png"))) == "missing"
     assert reason_of(lambda: decode(tmp_path / "empty.png")) == "empty"
     assert reason_of(lambda: decode(tmp_path / "text.png")) == "no image"
+    (tmp_path / "page.jpg").write_text("<!DOCTYPE html><html><body>404 Not Found</body></html>")
+    assert reason_of(lambda: decode(tmp_path / "page.jpg")) == "no image"
     assert reason_of(lambda: decode(tmp_path / "pipe.png")) == "not a file"  # and does not wait for a writer
     assert reason_of(lambda: decode(tmp_path)) == "not a file"
     assert reason_of(lambda: decode(Path("/dev/zero"))) == "not a file"
@@ -163,6 +201,21 @@ def test_limits_hold_before_pixels_are_read(tmp_path: Path, monkeypatch: pytest.
     assert reason_of(lambda: decode(path, most_bytes=100)) == "too many bytes"
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("pixels were read"))
     assert reason_of(lambda: decode(path, most_pixels=24 * 24 - 1)) == "too many pixels"
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side", [8_000, 12_000, 30_000])
+def test_a_bomb(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few bytes that say they are gigabytes: on either side of Pillow's own limits, which warn and raise."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    rows = zlib.compress(bytes(1000))
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("pixels were read"))
+    assert reason_of(lambda: decode(bomb)) == "too many pixels"
 
 
 def test_a_program_is_no_picture() -> None:

@@ -31,6 +31,9 @@ def test_counts(sources: dict[str, Glyphs]) -> None:
     assert 20_000 < len(sources["train"]) < drawn
     for split, expected in {"train": 5600, "unseen_typeface": 2850, "unseen_names": 580, "other_family": 1940}.items():
         assert abs(len(names(sources[split])) / expected - 1) < 0.05
+    train = sources["train"]
+    assert abs(len(train) / 22_100 - 1) < 0.05
+    assert abs(sum(map(len, train.names)) / 24_100 - 1) < 0.05  # pairs of a picture and a name, as the README counts
 
 
 def test_held_out_names_are_in_their_test_only(sources: dict[str, Glyphs]) -> None:
@@ -56,13 +59,18 @@ def test_equal_pixels_are_one_row(sources: dict[str, Glyphs]) -> None:
 
 def test_equal_pixels_have_equal_ids_across_splits(sources: dict[str, Glyphs]) -> None:
     train = {p.tobytes(): i for p, i in zip(sources["train"].pictures, sources["train"].image_id, strict=True)}
-    shared = 0
+    shares = {}
     for split in TESTS:
+        shared = 0
         for picture, image_id in zip(sources[split].pictures, sources[split].image_id, strict=True):
             known = train.get(picture.tobytes())
             assert known is None or known == image_id
             shared += known is not None
-    assert shared  # as the protocol says of braille and box drawings
+        shares[split] = shared / len(sources[split])
+    # As the protocol says of braille, box drawings and characters of the same form.
+    assert 0.08 < shares["unseen_typeface"] < 0.15
+    assert 0.08 < shares["unseen_names"] < 0.15
+    assert shares["other_family"] < 0.01
 
 
 def test_what_draws_nothing_is_left_out(sources: dict[str, Glyphs]) -> None:
@@ -80,7 +88,17 @@ def test_no_ink_is_cut_off(face: str) -> None:
     path = str(Path(get_data_path()) / "fonts" / "ttf" / f"{face}.ttf")
     told, pictures = draw(face)
     fonts = {size: ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC) for size in range(8, EM + 1)}
-    for name, picture in list(zip(told, pictures, strict=True))[::4]:
+    tall = {
+        "LATIN CAPITAL LETTER A WITH RING ABOVE",
+        "LATIN CAPITAL LETTER A WITH RING ABOVE AND ACUTE",
+        "LATIN CAPITAL LETTER C WITH CEDILLA",
+        "LATIN SMALL LETTER J",
+        "FULL BLOCK",
+    }
+    assert len(tall & set(told)) >= 4
+    for i, (name, picture) in enumerate(zip(told, pictures, strict=True)):
+        if i % 4 and name not in tall:
+            continue
         character = unicodedata.lookup(name)
         left, top, right, bottom = fonts[EM].getbbox(character, anchor="ls")
         extent = max(right - left, bottom - top)
@@ -138,7 +156,7 @@ def test_zero_shot_classes(split: str) -> None:
     assert set(kinds.labels.tolist()) == set(range(len(kinds.classes)))  # no class is empty
     assert {"latin", "greek", "cyrillic", "arrow"} <= set(kinds.classes)
     assert kinds.classes == sorted(set(kinds.classes))
-    for i in (0, len(kinds) // 2, len(kinds) - 1):
+    for i in range(len(kinds)):
         told = kinds.source.texts(int(kinds.rows[i]))
         assert {kind(name) for name in told} == {kinds.classes[kinds.labels[i]]}
     assert all("{}" in template for template in glyphs.TEMPLATES)

@@ -137,6 +137,19 @@ def test_parts_make_up_the_global_batch(batch: int, processes: int, step: int, m
     assert whole[1].max() < n
 
 
+@settings(deadline=None, max_examples=40)
+@given(n=st.integers(1, 300), batch=st.integers(1, 40), epoch=st.integers(0, 5), seed=SEEDS)
+def test_an_epochs_steps_are_the_beginning_of_its_order(n: int, batch: int, epoch: int, seed: int) -> None:
+    if n < batch:
+        n += batch
+    steps = steps_per_epoch(n, batch)
+    found = [positions_of_step(epoch * steps + number, n, batch, (0, batch)) for number in range(steps)]
+    assert {e for e, _ in found} == {epoch}
+    rows = np.concatenate([shuffle(positions, n, seed, epoch) for _, positions in found])
+    assert rows.tolist() == shuffle(np.arange(n), n, seed, epoch)[: steps * batch].tolist()
+    assert len(set(rows.tolist())) == steps * batch > n - batch
+
+
 def test_fewer_rows_than_a_batch() -> None:
     with pytest.raises(InputError, match="7 rows, fewer than one global batch of 8"):
         steps_per_epoch(7, 8)

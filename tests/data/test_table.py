@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from xmodal.data.source import Columns, open_pairs, open_source
-from xmodal.data.table import Table, read_labelled, read_table, splits
+from xmodal.data.table import Table, held_out_split, read_labelled, read_table, splits
 from xmodal.errors import BadSample, InputError
 
 
@@ -75,6 +75,13 @@ def test_several_caption_columns_and_lists(folder: Path) -> None:
     assert pairs(read_table(several)) == {"0.png": ["a", "b"], "1.png": ["c"]}
     lists = written(folder, 'filepath,captions\n0.png,"[""a"", ""b""]"\n1.png,[sic] plain\n')
     assert pairs(read_table(lists)) == {"0.png": ["a", "b"], "1.png": ["[sic] plain"]}
+
+
+def test_a_list_of_captions_that_is_half_right(folder: Path) -> None:
+    half_an_emoji = written(folder, 'filepath,captions\n0.png,"[""a \\ud83d"", ""b \\ud83d\\ude00""]"\n')
+    assert pairs(read_table(half_an_emoji)) == {"0.png": ["a ?", "b \U0001f600"]}
+    for cell in ("[" * 20_000, "[1", '"[1, 2]"'):  # no list of strings: a caption as it stands
+        assert pairs(read_table(written(folder, f"filepath,captions\n0.png,{cell}\n"))) == {"0.png": [cell.strip('"')]}
 
 
 def test_byte_order_mark_line_ends_and_gzip(folder: Path) -> None:
@@ -155,6 +162,23 @@ def test_pairs_to_train_on_and_to_evaluate_on(folder: Path) -> None:
     assert (len(train), tests["val"].key(0)) == (1, "1.png")
 
 
+def test_the_split_to_evaluate_on(folder: Path) -> None:
+    def held_out(*names: str) -> str | None:
+        text = "filepath,caption,split\n" + "".join(f"{i}.png,a,{name}\n" for i, name in enumerate(names))
+        return held_out_split(str(written(folder, text)), Columns())
+
+    assert held_out("train", "valid", "testing") == "test"
+    assert held_out("train", "dev") == "val"
+    assert held_out("train", "spare") is None
+    assert held_out_split("glyphs", Columns()) is None
+    assert held_out_split("x" * 5000, Columns()) is None
+    path = written(folder, "filepath,caption,part\n0.png,a,train\n1.png,b,test\n")
+    assert held_out_split(str(path), Columns()) is None
+    assert held_out_split(str(path), Columns(split="part")) == "test"
+    train, tests = open_pairs(str(path), None, Columns(split="part"))
+    assert (len(train), {name: test.key(0) for name, test in tests.items()}) == (1, {"test": "1.png"})
+
+
 def test_paths_beside_the_table_come_before_the_working_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inside = folder / "inside"
     inside.mkdir()
@@ -209,6 +233,7 @@ def test_what_is_said_of_a_table_that_has_nothing(folder: Path) -> None:
     assert "no header" in message(written(folder, "\n\n"))
     assert "UTF-8" in message_of_bytes(folder, "filepath,caption\n0.png,café\n".encode("latin1"))
     assert "UTF-8" in message_of_bytes(folder, "filepath,caption\n".encode("utf-16"))
+    assert "UTF-8" in message_of_bytes(folder, (folder / "0.png").read_bytes())  # a picture for a table
     text = message(written(folder, "a,b\n0.png,x\n"))
     assert "a, b" in text
     assert "--image-column" in text
@@ -290,7 +315,8 @@ def test_what_is_said_of_no_classes(folder: Path) -> None:
         read_labelled(folder / "bare")
     with pytest.raises(InputError, match="--label-column"):
         read_labelled(written(folder, "image,words\n0.png,x\n"))
-    with pytest.raises(InputError, match="expected a folder"):
-        read_labelled(folder / "gone")
+    for name in ("gone", "x" * 5000, "a\0b"):
+        with pytest.raises(InputError, match="expected a folder"):
+            read_labelled(folder / name)
     with pytest.raises(InputError, match="is there"):
         read_labelled(written(folder, "image,label\ngone.png,x\n"))

@@ -23,7 +23,7 @@ View = Callable[[Sequence[Any], np.ndarray], Tensor]
 
 AUGMENTATIONS = {
     "none": "the picture as evaluation sees it",
-    "clip": "a square that holds 0.9 to 1 of the area, as open_clip does by default",
+    "clip": "a rectangle of 0.9 to 1 of the area, open_clip's default ranges; less where it must shrink to fit",
     "photo": "a rectangle that holds 0.35 to 1 of the area, flipped every second time; for photographs from scratch",
     "drawing": "small shifts, rotation, shear and scaling; for signs, where a flip changes the meaning",
     "glyphs": "drawing, and a change of stroke weight; for black ink on white paper",
@@ -44,8 +44,9 @@ def augmentation(name: str, preparation: Preparation) -> View:
 class Crop:
     """A rectangle of the picture by area and aspect ratio (Szegedy et al. 2015), scaled to the tower's size.
 
-    scale: range of the area; ratio: range of width to height, uniform in its logarithm. A rectangle that sticks out
-    is shrunk until it fits, where torchvision would draw again: each picture takes the same number of draws.
+    scale: range of the area; ratio: range of width to height, uniform in its logarithm. Where torchvision draws again
+    until the rectangle lies inside the picture, here the ratio is drawn among those that do: each picture takes the
+    same number of draws. Where none does, it is the largest rectangle whose ratio is allowed, as there.
     """
 
     def __init__(
@@ -59,8 +60,12 @@ class Crop:
     def _one(self, picture: Any, draws: np.ndarray) -> Tensor:
         image = as_image(picture)
         area = image.width * image.height * (self.scale[0] + draws[0] * (self.scale[1] - self.scale[0]))
-        low, high = (math.log(r) for r in self.ratio)
-        ratio = math.exp(low + draws[1] * (high - low))
+        low, high = max(self.ratio[0], area / image.height**2), min(self.ratio[1], image.width**2 / area)
+        if low <= high:
+            ratio = low * (high / low) ** draws[1]
+        else:
+            ratio = min(max(image.width / image.height, self.ratio[0]), self.ratio[1])
+            area = min(image.width**2 / ratio, image.height**2 * ratio)
         width, height = min(image.width, math.sqrt(area * ratio)), min(image.height, math.sqrt(area / ratio))
         left, top = draws[2] * (image.width - width), draws[3] * (image.height - height)
         resampling = Image.Resampling[self.preparation.interpolation.upper()]
@@ -109,13 +114,20 @@ class Drawing:
         return ((1 - view) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)
 
     def _double(self, pictures: Sequence[Any]) -> Tensor:
-        """Pictures of any kind -> (b, 1 or 3, 2 height, 2 width) float in [0, 255]; all grey ones stay one channel."""
+        """Pictures of any kind -> (b, 1 or 3, 2 height, 2 width) float in [0, 255]; all grey ones stay one channel.
+
+        Those that can't be scaled in one go are scaled one by one, each as if it were alone in the batch.
+        """
         size = (2 * self.preparation.height, 2 * self.preparation.width)
         if all(isinstance(p, np.ndarray) and p.ndim == 2 and p.shape == pictures[0].shape for p in pictures):
             grey = torch.from_numpy(np.stack(pictures)).float()[:, None]
             if grey.shape[2:] == size:
                 return grey
             return F.interpolate(grey, size, mode="bilinear", antialias=True)
+        if any(isinstance(p, np.ndarray) and p.ndim == 2 for p in pictures):
+            alone = [self._double([p]) for p in pictures]  # (1, 1 or 3, 2 height, 2 width) each
+            channels = max(one.shape[1] for one in alone)
+            return torch.cat([one.expand(-1, channels, -1, -1) for one in alone])
         images = [as_image(p).resize((size[1], size[0]), Image.Resampling.BICUBIC) for p in pictures]
         return torch.stack([as_tensor(image) for image in images]).float()
 

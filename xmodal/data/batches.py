@@ -172,7 +172,9 @@ class Quarantine:
                 seen.add(line["row"])
                 self.lines.append(line)
         if write:
-            self.path.write_text("".join(json.dumps(line) + "\n" for line in self.lines), encoding="utf-8")
+            beside = self.path.with_name(self.path.name + ".tmp")  # a kill in between must not cost the lines of before
+            beside.write_text("".join(json.dumps(line) + "\n" for line in self.lines), encoding="utf-8")
+            beside.replace(self.path)
 
     @property
     def counts(self) -> Counter[str]:

@@ -200,9 +200,9 @@ def read_labelled(
     one prompt a line with {} for the class.
     Raises InputError for anything else.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # False for a name that is too long or has a NUL, where Path raises
         return _labelled_folder(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(
             f"No data {str(path)!r}: expected a folder of class folders, or a table of images and classes."
         )
@@ -262,7 +262,7 @@ def _plain_lines(path: Path) -> list[str]:
 
 
 def _open(path: Path) -> IO[str]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"No table {str(path)!r}.")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty; expected a header and rows.")
@@ -335,10 +335,11 @@ def _texts(cell: str, column: str) -> list[str]:
     if column.lower() == "captions" and cell.lstrip().startswith("["):
         try:
             told = json.loads(cell)
-        except ValueError:
+        except (ValueError, RecursionError):
             told = None
         if isinstance(told, list) and all(isinstance(text, str) for text in told):
-            return [text.strip() for text in told]
+            # JSON may hold half a surrogate pair, which is no text: "?" stands for it.
+            return [text.encode(errors="replace").decode().strip() for text in told]
     return [cell.strip()]
 
 
@@ -404,5 +405,5 @@ def _id(path: str) -> int:
 
 def held_out_split(spec: str, columns: Columns) -> str | None:
     """The split of a table that is there to be evaluated on: test, else val, else none."""
-    found = splits(Path(spec), columns) if Path(spec).is_file() else {}
+    found = splits(Path(spec), columns) if os.path.isfile(spec) else {}
     return next((split for split in ("test", "val") if split in found), None)

@@ -112,5 +112,6 @@ def together(results: dict[str, Result]) -> Result:
         name: {key: value for key, value in protocol.items() if key not in shared}
         for name, protocol in protocols.items()
     }
+    apart = {name: protocol for name, protocol in apart.items() if protocol}
     scores = {f"{name}/{key}": score for name, (_, part) in results.items() for key, score in part.items()}
     return {**shared, **apart}, scores

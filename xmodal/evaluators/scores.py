@@ -53,7 +53,10 @@ def print_table(protocol: dict[str, Any], scores: Scores) -> None:
             table.add_column(figure.replace("_", " "), justify="right", no_wrap=True)
         for question, row in rows.items():
             if tuple(row) == figures:
-                table.add_row(Text(plain(question.replace("_", " ").replace("/", ", "))), *map(_cell, row.items()))
+                question = plain(question.replace("_", " ").replace("/", ", "))
+                table.add_row(
+                    Text(question), *(_cell(*figure, interval=i == 0) for i, figure in enumerate(row.items()))
+                )
         console.print(table)
     for line in _lines(protocol):
         console.print(Text(line, style="dim"), soft_wrap=True)
@@ -83,11 +86,10 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _cell(figure: tuple[str, dict[str, float]]) -> str:
-    name, score = figure
+def _cell(name: str, score: dict[str, float], interval: bool) -> str:
     factor = 1 if name.endswith("_rank") else 100
     value, low, high = (f"{score[k] * factor:.1f}" for k in ("value", "low", "high"))
-    return value if name.endswith("_rank") else f"{value} [{low}, {high}]".replace("[", "\\[")
+    return f"{value} \\[{low}, {high}]" if interval else value
 
 
 def _lines(protocol: dict[str, Any], indent: str = "") -> Iterator[str]:
