@@ -60,8 +60,9 @@ class Shared:
     """Compile the towers with torch.compile."""
     grad_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, slower."""
-    workers: int = 0
-    """Processes that read and decode data, for each training process; 0: it does so itself."""
+    workers: int | None = None
+    """Processes that read and decode data, for each training process; 0: it does so itself.
+    If not given, 0 on a CPU and up to 8 on a GPU."""
     eval_every: int = 0
     """Evaluate each time so many steps are done; 0: only at the end."""
     save_every: int = 500

@@ -6,6 +6,7 @@ A recipe reads: `begin`, then data and method, then `train`, then `finish`.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,7 @@ class Run:
             seed=config.seed,
             micro_batch=config.micro_batch,
             clip_norm=clip_norm,
-            workers=config.workers,
+            workers=_workers() if config.workers is None else config.workers,
             save_every=config.save_every,
             eval_every=config.eval_every,
             compile=config.compile,
@@ -160,6 +161,13 @@ def begin(name: str, config: configuration.Shared) -> Run:
     torch.manual_seed(config.seed)
     np.random.seed(config.seed % 2**32)  # for libraries that draw from it; our own code does not
     return Run(name, config, folder, accelerator, resume)
+
+
+def _workers() -> int:
+    """On a CPU the cores are busy with training; on a GPU this process's share of them, up to 8."""
+    if not torch.cuda.is_available():
+        return 0
+    return max(1, min(8, (os.cpu_count() or 1) // torch.cuda.device_count() - 1))
 
 
 def _flat(config: configuration.Shared) -> dict[str, Any]:
