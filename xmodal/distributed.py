@@ -70,8 +70,13 @@ def row_numbers(b: int, device: torch.device | None = None) -> Tensor:
     return torch.arange(first, first + b, device=device)
 
 
-def _all_gather(x: Tensor, rows: list[int]) -> Tensor:
-    """(b, …) on each process -> (B, …); uneven numbers of rows travel padded to the largest."""
+def all_gather(x: Tensor, rows: list[int]) -> Tensor:
+    """(b, …) on each process -> (B, …), without gradient; uneven numbers of rows travel padded to the largest.
+
+    rows: `sizes(b)`; what was sized in a scope is gathered in it.
+    """
+    if len(rows) == 1:
+        return x
     most = max(rows)
     sent = x.contiguous()
     if len(x) < most:
@@ -84,8 +89,10 @@ def _all_gather(x: Tensor, rows: list[int]) -> Tensor:
     return torch.cat([part[:n] for part, n in zip(received.split(most), rows, strict=True)])
 
 
-def _reduce_scatter(x: Tensor, rows: list[int]) -> Tensor:
-    """(B, …) on each process -> the sum over processes of the rows that are this one's, (b, …)."""
+def reduce_scatter(x: Tensor, rows: list[int]) -> Tensor:
+    """(B, …) on each process -> the sum over processes of the rows that are this one's, (b, …), without gradient."""
+    if len(rows) == 1:
+        return x
     most, here = max(rows), rows[dist.get_rank()]
     if not most:
         return x
@@ -104,11 +111,11 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.rows = sizes(len(x))
-        return _all_gather(x, ctx.rows)
+        return all_gather(x, ctx.rows)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return _reduce_scatter(gradients[0], ctx.rows)
+        return reduce_scatter(gradients[0], ctx.rows)
 
 
 class _Reduce(torch.autograd.Function):
@@ -153,6 +160,12 @@ def total(share: Tensor) -> Tensor:
     Backward is the identity: d(total)/d(own share) is 1, and the other shares are the other processes' to derive.
     """
     return share if processes() == 1 else _Total.apply(share)  # pyright: ignore[reportReturnType]
+
+
+def all_reduce(x: Tensor, how: str = "sum") -> None:
+    """Add up, or take the largest of, the processes' tensors of one shape, in place and without gradient."""
+    if processes() > 1:
+        dist.all_reduce(x, dist.ReduceOp.MAX if how == "max" else dist.ReduceOp.SUM)
 
 
 @torch.no_grad()

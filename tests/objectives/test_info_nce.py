@@ -110,3 +110,85 @@ def test_what_does_not_fit_is_named(change: dict[str, Tensor], words: list[str])
     with pytest.raises(ValueError, match="must") as error:
         clip_loss(**arguments)
     assert all(word in str(error.value) for word in words), error.value
+
+
+def accurate(image: Tensor, text: Tensor, scale: Tensor) -> list[Tensor]:
+    """Loss and gradients in float64, of pairs on the diagonal, as log(1 + negatives / positive)."""
+    inputs = [t.detach().double().requires_grad_() for t in (image, text, scale)]
+    logits = inputs[2] * (inputs[0] @ inputs[1].T)
+    right = logits.diagonal()
+    self = torch.eye(len(logits), dtype=torch.bool)
+    rows = (logits - right[:, None]).masked_fill(self, -math.inf).exp().sum(1)
+    columns = (logits - right[None, :]).masked_fill(self, -math.inf).exp().sum(0)
+    loss = (torch.log1p(rows).mean() + torch.log1p(columns).mean()) / 2
+    return [loss.detach(), *torch.autograd.grad(loss, inputs)]
+
+
+def ours(image: Tensor, text: Tensor, scale: Tensor, keep_bytes: int = 0) -> list[Tensor]:
+    inputs = [t.detach().clone().requires_grad_() for t in (image, text, scale)]
+    loss = clip_loss(inputs[0], inputs[1], inputs[2], keep_bytes=keep_bytes)
+    return [loss.detach(), *torch.autograd.grad(loss, inputs)]
+
+
+def pairs(kind: str, n: int = 512, d: int = 64) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(3)
+    image, noise = (F.normalize(torch.randn(n, d, generator=g), dim=1) for _ in range(2))
+    if kind == "opposite":
+        return image, -image
+    return image, noise if kind == "random" else F.normalize(image + float(kind) * noise, dim=1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "scale", "bound"),
+    [("random", 14.0, 1e-6), ("random", 100.0, 2e-6), ("3", 100.0, 3e-6), ("1", 50.0, 1e-4), ("opposite", 100.0, 2e-6)],
+)
+def test_float32_keeps_what_a_small_loss_consists_of(kind: str, scale: float, bound: float) -> None:
+    image, text = pairs(kind)
+    for got, want in zip(
+        ours(image, text, torch.tensor(scale)), accurate(image, text, torch.tensor(scale)), strict=True
+    ):
+        assert ((got.double() - want).norm() / want.norm()).item() < bound
+
+
+@pytest.mark.parametrize("n", [1, 2, 31, 32, 33, 70])
+def test_tiles_of_any_size_and_kept_exponentials_change_nothing(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, text = (rows[:n] for rows in pairs("3"))
+    monkeypatch.setattr("xmodal.objectives.tiles.PANEL", 32)
+    monkeypatch.setattr("xmodal.objectives.tiles.WIDTH", 16)
+    small = ours(image, text, torch.tensor(20.0))
+    for got, want in zip(small, accurate(image, text, torch.tensor(20.0)), strict=True):
+        torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-7)
+    for budget in (5000, 10**9):
+        kept = ours(image, text, torch.tensor(20.0), budget)
+        assert all(torch.equal(a, b) for a, b in zip(small, kept, strict=True))
+
+
+@pytest.mark.parametrize("apart", [1.0, 40.0, 1e4])
+def test_rows_that_are_not_unit_neither_overflow_nor_vanish(apart: float) -> None:
+    """Sums that underflow beside the largest logit are taken again, row by row and column by column."""
+    g = torch.Generator().manual_seed(0)
+    image, text = (torch.randn(24, 8, generator=g) for _ in range(2))
+    image[:3] *= apart
+    text[5] *= apart
+    text[9] = -apart * image[0]
+    inputs = [image, text, torch.tensor(2.0)]
+    wide = [t.double().requires_grad_() for t in inputs]
+    logits = wide[2] * wide[0] @ wide[1].T
+    labels = torch.arange(24)
+    want = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+    got = ours(image, text, inputs[2])
+    torch.testing.assert_close(got[0].double(), want.detach(), rtol=1e-5, atol=1e-6)
+    for a, b in zip(got[1:], torch.autograd.grad(want, wide), strict=True):
+        assert torch.isfinite(a).all()
+        torch.testing.assert_close(a.double(), b, rtol=1e-3, atol=1e-4 * b.abs().max().item())
+
+
+def test_all_rows_equal_is_ln_n() -> None:
+    rows = F.normalize(torch.ones(37, 5), dim=1)
+    assert clip_loss(rows, rows, torch.tensor(30.0)).item() == pytest.approx(math.log(37), rel=1e-6)
+
+
+def test_twice_the_same_is_the_same_to_the_bit() -> None:
+    image, text = pairs("3")
+    first, second = (ours(image, text, torch.tensor(60.0)) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from xmodal import distributed
+from xmodal.objectives.tiles import Pairs, SymmetricInfoNCE
 
 
 def clip_loss(
@@ -22,6 +23,7 @@ def clip_loss(
     image_id: Tensor | None = None,
     text_id: Tensor | None = None,
     positives: Literal["uniform", "mask"] = "uniform",
+    keep_bytes: int = 0,
 ) -> Tensor:
     """Symmetric InfoNCE of the global batch; backward gives d(global loss)/d(local rows).
 
@@ -30,55 +32,56 @@ def clip_loss(
     image_id, text_id: (b,) long. P(i) is i itself and every j, on any process, with the same image or the same text.
     positives: "uniform" pulls towards all of P(i): lse_i − mean over P(i) of l_ip, least value mean ln|P(i)|;
         "mask" keeps the diagonal as the only positive and takes the rest of P(i) out of the denominator.
+    keep_bytes: memory for exponentials that the backward pass then needn't compute again; the gradient is the same.
 
-    Returns () float32, or float64 for float64 rows. Raises ValueError for shapes that don't match.
+    Memory grows with the batch and with the number of places that share an id. Returns () float32, or float64 for
+    float64 rows. Raises ValueError for shapes that don't match.
     """
     _check(image, text, scale, image_id, text_id)
     with torch.autocast(image.device.type, enabled=False):
         wide = torch.promote_types(image.dtype, torch.float32)
-        image, text, scale = image.to(wide), text.to(wide), scale.to(wide)
-        rows = distributed.row_numbers(len(image), image.device)  # (b,) of B
-        same = positive_pairs(image_id, text_id)  # (b, B) bool or None
-        every_image, every_text = distributed.gather(image), distributed.gather(text)  # (B, d)
-        share = torch.zeros((), dtype=wide, device=image.device)
-        for local, every in ((image, every_text), (text, every_image)):
-            logits = scale * local @ every.T  # (b, B)
-            share = share + _from_rows(logits, rows, same, positives).sum()
-        return distributed.total(share / (2 * len(every_image)))
+        places = same_places(len(image), image_id, text_id, image.device)
+        pairs = Pairs(*places, positive=_positive(*places, len(image), positives))
+        loss = SymmetricInfoNCE.apply(image.to(wide), text.to(wide), scale.to(wide), pairs, keep_bytes)
+    return loss  # pyright: ignore[reportReturnType]
 
 
-def _from_rows(logits: Tensor, rows: Tensor, same: Tensor | None, positives: str) -> Tensor:
-    """Each row's loss, (b,)."""
-    right = logits.gather(1, rows[:, None]).squeeze(1)  # (b,)
-    if same is not None and positives == "mask":
-        others = same.scatter(1, rows[:, None], False)
-        logits = logits.masked_fill(others, float("-inf"))
-    elif same is not None:
-        right = (logits * same).sum(1) / same.sum(1)
-    return logits.logsumexp(1) - right
+def _positive(row: Tensor, column: Tensor, b: int, positives: str) -> Tensor:
+    if positives == "uniform":
+        return torch.ones_like(row, dtype=torch.bool)
+    return distributed.row_numbers(b, row.device)[row] == column
 
 
 @torch.no_grad()
-def positive_pairs(image_id: Tensor | None, text_id: Tensor | None) -> Tensor | None:
-    """Which rows of all processes are positives of the local ones: (b, B) bool, or None without ids.
+def same_places(b: int, image_id: Tensor | None, text_id: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The places (local row, row of all) of P, (p,) long each, in the order of rows, then columns.
 
-    The diagonal is always in it; the relation is not made transitive.
+    The diagonal is always in it; equal ids are found by sorting, and the relation is not made transitive.
     """
-    same = None
+    rows = torch.arange(b, device=device)
+    n = distributed.count(b)
+    places = [rows * n + distributed.row_numbers(b, device)]
     for ids in (image_id, text_id):
-        if ids is not None:
-            equal = ids[:, None] == distributed.gather(ids)[None, :]
-            same = equal if same is None else same | equal
-    return same
+        if ids is None:
+            continue
+        every, order = distributed.gather(ids).sort(stable=True)
+        first, last = torch.searchsorted(every, ids), torch.searchsorted(every, ids, right=True)
+        counts = last - first
+        inside = torch.arange(int(counts.sum()), device=device) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+        places.append(rows.repeat_interleave(counts) * n + order[first.repeat_interleave(counts) + inside])
+    every_place = places[0] if len(places) == 1 else torch.cat(places).unique()
+    return every_place // max(n, 1), every_place % max(n, 1)
 
 
 @torch.no_grad()
 def info_nce_floor(image_id: Tensor | None, text_id: Tensor | None) -> Tensor:
     """The least value that `clip_loss` with positives="uniform" can have for these ids: mean of ln|P(i)|, ()."""
-    same = positive_pairs(image_id, text_id)
-    if same is None:
+    ids = image_id if image_id is not None else text_id
+    if ids is None:
         return torch.zeros(())
-    return distributed.total(same.sum(1).float().log().sum() / same.shape[1])
+    row, _ = same_places(len(ids), image_id, text_id, ids.device)
+    counts = torch.bincount(row, minlength=len(ids))
+    return distributed.total(counts.float().log().sum() / distributed.count(len(ids)))
 
 
 def _check(image: Tensor, text: Tensor, scale: Tensor, image_id: Tensor | None, text_id: Tensor | None) -> None:
