@@ -49,7 +49,7 @@ def test_there_are_two(found: list[dict]) -> None:
 
 def test_loss_and_its_gradients_are_those_of_one_process(found: list[dict]) -> None:
     for f in found:
-        assert len(f["loss"]) == 20
+        assert len(f["loss"]) == 30
         assert {name: worst for name, worst in f["loss"].items() if not worst < 1e-12} == {}
 
 

@@ -25,7 +25,7 @@ from xmodal.encoders.tokenizer import PiecesTokenizer
 from xmodal.evaluators.embed import embed_pairs
 from xmodal.grad_cache import gradients
 from xmodal.method import Method, Progress
-from xmodal.objectives import clip_loss, info_nce_floor
+from xmodal.objectives import clip_loss, info_nce_floor, siglip_loss
 from xmodal.train.clip import Config, clip, run
 
 GLYPHS = Glyphs("unseen_names")
@@ -45,38 +45,53 @@ def off(a: Tensor | None, b: Tensor | None) -> float:
 
 
 def loss_cases() -> dict[str, float]:
-    """`clip_loss` with uneven and empty parts, with ids that repeat across processes, in float64."""
+    """The losses with uneven and empty parts, with ids that repeat across processes, in float64."""
     found = {}
     for rows in ([5, 5], [7, 3], [4, 0], [0, 3], [1, 1]):
         n = sum(rows)
         g = torch.Generator().manual_seed(n)
-        image = F.normalize(torch.randn(n, 6, generator=g, dtype=torch.float64), dim=-1)
-        text = F.normalize(torch.randn(n, 6, generator=g, dtype=torch.float64), dim=-1)
+        image, text = (F.normalize(torch.randn(n, 6, generator=g, dtype=torch.float64), dim=-1) for _ in range(2))
         ids = {"image_id": torch.arange(n) % 4, "text_id": torch.randint(0, 5, (n,), generator=g)}
-        for name, options in {
-            "no ids": {},
-            "uniform": ids,
-            "mask": {**ids, "positives": "mask"},
-            "image ids": {"image_id": ids["image_id"]},
-        }.items():
-            a = sum(rows[: distributed.rank()])
-            here = slice(a, a + rows[distributed.rank()])
+        first = sum(rows[: distributed.rank()])
+        here = slice(first, first + rows[distributed.rank()])
+        for name, loss, options in (
+            ("clip, no ids", clip_loss, {}),
+            ("clip, uniform", clip_loss, ids),
+            ("clip, mask", clip_loss, {**ids, "positives": "mask"}),
+            ("clip, image ids", clip_loss, {"image_id": ids["image_id"]}),
+            ("siglip, no ids", siglip_loss, {}),
+            ("siglip, ids", siglip_loss, ids),
+        ):
 
-            def value(part: slice, options: dict[str, Any] = options, image: Tensor = image, text: Tensor = text):
-                i, t = image[part].clone().requires_grad_(), text[part].clone().requires_grad_()
-                scale = torch.tensor(14.0, dtype=torch.float64, requires_grad=True)
+            def value(
+                part: slice, loss: Any = loss, options: dict[str, Any] = options, rows: Any = (image, text)
+            ) -> Any:
+                i, t = (r[part].clone().requires_grad_() for r in rows)
+                scale, bias = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (14.0, -9.0))
+                numbers = (scale, bias) if loss is siglip_loss else (scale,)
                 mine = {k: v[part] if isinstance(v, Tensor) else v for k, v in options.items()}
-                loss = clip_loss(i, t, scale, **mine)
-                loss.backward()
+                total = loss(i, t, *numbers, **mine)
+                total.backward()
                 floor = info_nce_floor(mine.get("image_id"), mine.get("text_id")).double()
-                return loss.detach(), floor, i.grad, t.grad, scale.grad
+                return (
+                    total.detach(),
+                    floor,
+                    i.grad,
+                    t.grad,
+                    torch.stack([x.grad for x in numbers if x.grad is not None]),
+                )
 
             together = value(here)
             with distributed.alone():
-                loss, floor, i, t, scale = value(slice(None))
+                total, floor, i, t, numbers = value(slice(None))
             summed = together[4].clone()
             dist.all_reduce(summed)
-            parts = [off(together[0], loss), off(together[2], i[here]), off(together[3], t[here]), off(summed, scale)]
+            parts = [
+                off(together[0], total),
+                off(together[2], i[here]),
+                off(together[3], t[here]),
+                off(summed, numbers),
+            ]
             found[f"{rows} {name}"] = max(*parts, (together[1] - floor).abs().item() / 1e6)  # the floor is float32
     return found
 

@@ -37,7 +37,7 @@ def clip_loss(
     Memory grows with the batch and with the number of places that share an id. Returns () float32, or float64 for
     float64 rows. Raises ValueError for shapes that don't match.
     """
-    _check(image, text, scale, image_id, text_id)
+    check_rows(image, text, scale, image_id, text_id)
     with torch.autocast(image.device.type, enabled=False):
         wide = torch.promote_types(image.dtype, torch.float32)
         places = same_places(len(image), image_id, text_id, image.device)
@@ -84,7 +84,7 @@ def info_nce_floor(image_id: Tensor | None, text_id: Tensor | None) -> Tensor:
     return distributed.total(counts.float().log().sum() / distributed.count(len(ids)))
 
 
-def _check(image: Tensor, text: Tensor, scale: Tensor, image_id: Tensor | None, text_id: Tensor | None) -> None:
+def check_rows(image: Tensor, text: Tensor, scale: Tensor, image_id: Tensor | None, text_id: Tensor | None) -> None:
     if image.ndim != 2 or image.shape != text.shape:
         raise ValueError(f"image and text must both be (b, d), not {tuple(image.shape)} and {tuple(text.shape)}")
     if scale.numel() != 1 or scale.detach().item() < 0:

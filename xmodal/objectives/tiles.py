@@ -47,6 +47,13 @@ class Pairs:
     column: Tensor  # (p,) long
     positive: Tensor  # (p,) bool
 
+    def dots(self, image: Tensor, every: Tensor) -> Tensor:
+        """x · y of the positives in float64, (number of positives,): they are few, and a loss may be made of them."""
+        row, column = self.row[self.positive], self.column[self.positive]
+        some = zip(row.split(2048), column.split(2048), strict=True)
+        dots = [(image[r].double() * every[c].double()).sum(1) for r, c in some]
+        return torch.cat([image.new_empty(0).double(), *dots])
+
 
 @dataclass
 class _Sums:
@@ -73,15 +80,6 @@ class _Sums:
         return F.softplus(self.odds, threshold=40) + (self.log_positives + (self.top - self.mean))
 
 
-@dataclass(frozen=True)
-class _Weights:
-    """The gradient of a logit is exp(logit − reference) · (of_row + of_column), and at_pairs at pairs."""
-
-    at_pairs: Tensor  # (p,)
-    of_row: Tensor  # (b,)
-    of_column: Tensor  # (B,)
-
-
 class SymmetricInfoNCE(torch.autograd.Function):
     """(b, d) images, (b, d) texts, () scale, pairs -> () the loss of the global batch."""
 
@@ -95,15 +93,16 @@ class SymmetricInfoNCE(torch.autograd.Function):
         negatives_row = torch.zeros(len(image), dtype=torch.float64, device=image.device)
         negatives_column = torch.zeros(len(every), dtype=torch.float64, device=image.device)
         kept: dict[tuple[int, int], Tensor] = {}
-        for a, c, tile in _exponentials(image, every, scale, reference, pairs):
-            negatives_row[a : a + tile.shape[0]] += tile.sum(1)
-            negatives_column[c : c + tile.shape[1]] += tile.sum(0)
-            if keep_bytes >= tile.numel() * tile.element_size():
-                keep_bytes -= tile.numel() * tile.element_size()
-                kept[a, c] = tile.clone()
+        for tile in tiles(image, every, scale, pairs):
+            values = _exponentials(tile, reference)
+            negatives_row[tile.row : tile.row + len(tile.rows)] += values.sum(1)
+            negatives_column[tile.column : tile.column + len(tile.columns)] += values.sum(0)
+            if keep_bytes >= values.nbytes:
+                keep_bytes -= values.nbytes
+                kept[tile.row, tile.column] = values.clone()
         distributed.all_reduce(negatives_column)
 
-        logits = _positive_logits(image, every, scale, pairs)
+        logits = pairs.dots(image, every) * scale.double()
         rows = _positives(pairs.row[pairs.positive], logits, len(image), everywhere=False)
         columns = _positives(pairs.column[pairs.positive], logits, len(every), everywhere=True)
         rows.log_negatives = negatives_row.log() + reference
@@ -133,56 +132,77 @@ class SymmetricInfoNCE(torch.autograd.Function):
         at_pairs[pairs.positive] = (weight * _of_positives(pairs, ctx.logits, rows, columns)).to(image.dtype)
 
         to_image, to_text = torch.zeros_like(image), torch.zeros_like(every)
-        weights = _Weights(at_pairs, of_row, of_column)
-        for a, c, tile in _exponentials(image, every, scale, ctx.reference, pairs, ctx.kept, weights):
-            to_image[a : a + tile.shape[0]].addmm_(tile, every[c : c + tile.shape[1]])
-            to_text[c : c + tile.shape[1]].addmm_(tile.T, image[a : a + tile.shape[0]])
+        both = image.new_empty(PANEL * WIDTH)
+        for tile in tiles(image, every, scale, pairs):
+            if (tile.row, tile.column) in ctx.kept:
+                tile.values.copy_(ctx.kept[tile.row, tile.column])
+            else:
+                _exponentials(tile, ctx.reference)
+            factors = both[: tile.values.numel()].view_as(tile.values)
+            torch.add(
+                of_row[tile.row :][: len(tile.rows), None], of_column[tile.column :][: len(tile.columns)], out=factors
+            )
+            tile.values.mul_(factors)
+            tile.put(at_pairs)
+            tile.add_gradients(image, to_image, to_text)
         _add_underflown(ctx.again, image, every, scale, pairs, rows, columns, weight, to_image, to_text)
         to_scale = (image * to_image).sum(dtype=torch.float64).to(scale.dtype)
         to_text = distributed.reduce_scatter(to_text, ctx.sizes)
         return to_image.mul_(scale), to_text.mul_(scale), to_scale, None, None
 
 
-def _exponentials(
-    image: Tensor,
-    every: Tensor,
-    scale: Tensor,
-    reference: float,
-    pairs: Pairs,
-    kept: dict[tuple[int, int], Tensor] | None = None,
-    weights: _Weights | None = None,
-) -> Iterator[tuple[int, int, Tensor]]:
-    """Tiles of exp(logits − reference) with 0 at pairs, each with its first row and column; valid until the next.
+@dataclass
+class Tile:
+    """Some rows (h, d) against some columns (w, d); `values` (h, w) is a buffer that the next tile uses again."""
 
-    With weights a tile becomes the gradient of the logits.
-    """
+    row: int  # the first
+    column: int
+    rows: Tensor  # (h, d), multiplied by the scale
+    columns: Tensor  # (w, d)
+    values: Tensor
+    places: Tensor  # of the pairs inside, in the flattened values
+    pairs: Tensor  # their numbers among all pairs
+
+    def logits(self) -> Tensor:
+        return torch.mm(self.rows, self.columns.T, out=self.values)
+
+    def put(self, at_pairs: Tensor | float) -> None:
+        """Overwrite the values at pairs, from one number or from those of all pairs (p,)."""
+        self.values.view(-1)[self.places] = at_pairs[self.pairs] if isinstance(at_pairs, Tensor) else at_pairs
+
+    def add_gradients(self, image: Tensor, to_image: Tensor, to_text: Tensor) -> None:
+        """With values = d loss / d logits: add what rows and columns get of it, each still to be scaled."""
+        here = slice(self.row, self.row + len(self.rows))
+        to_image[here].addmm_(self.values, self.columns)
+        to_text[self.column : self.column + len(self.columns)].addmm_(self.values.T, image[here])
+
+
+def tiles(image: Tensor, every: Tensor, scale: Tensor, pairs: Pairs) -> Iterator[Tile]:
+    """All of (b, d) against (B, d), row panel by row panel."""
     buffer = image.new_empty(PANEL * WIDTH)
-    factors = torch.empty_like(buffer) if weights is not None else buffer
     starts = torch.searchsorted(pairs.row, torch.arange(0, len(image) + PANEL, PANEL, device=image.device)).tolist()
     for number, a in enumerate(range(0, len(image), PANEL)):
         panel = image[a : a + PANEL] * scale
-        some = slice(starts[number], starts[number + 1])
-        row, column = pairs.row[some] - a, pairs.column[some]
+        row, column = (
+            pairs.row[starts[number] : starts[number + 1]] - a,
+            pairs.column[starts[number] : starts[number + 1]],
+        )
         for c in range(0, len(every), WIDTH):
             part = every[c : c + WIDTH]
-            shape = (len(panel), len(part))
-            tile = buffer[: shape[0] * shape[1]].view(shape)
             inside = ((column >= c) & (column < c + WIDTH)).nonzero().squeeze(1)
-            places = row[inside] * shape[1] + column[inside] - c
-            if kept and (a, c) in kept:
-                tile.copy_(kept[a, c])
-            else:
-                torch.mm(panel, part.T, out=tile)
-                if reference:
-                    tile.sub_(reference)
-                tile.exp_()
-                tile.view(-1)[places] = 0
-            if weights is not None:
-                both = factors[: tile.numel()].view(shape)
-                torch.add(weights.of_row[a : a + PANEL, None], weights.of_column[None, c : c + WIDTH], out=both)
-                tile.mul_(both)
-                tile.view(-1)[places] = weights.at_pairs[some][inside]
-            yield a, c, tile
+            places = row[inside] * len(part) + column[inside] - c
+            values = buffer[: len(panel) * len(part)].view(len(panel), len(part))
+            yield Tile(a, c, panel, part, values, places, inside + starts[number])
+
+
+def _exponentials(tile: Tile, reference: float) -> Tensor:
+    """exp(logits − reference), 0 at pairs."""
+    values = tile.logits()
+    if reference:
+        values.sub_(reference)
+    values.exp_()
+    tile.put(0.0)
+    return values
 
 
 def _reference(image: Tensor, every: Tensor, scale: Tensor) -> float:
@@ -191,15 +211,6 @@ def _reference(image: Tensor, every: Tensor, scale: Tensor) -> float:
     most = (scale.double().abs() * longest[0] * longest[1]).view(1).clone()
     distributed.all_reduce(most, "max")  # one for all processes: their sums of columns are added up
     return max(0.0, most.item() - HEADROOM)
-
-
-def _positive_logits(image: Tensor, every: Tensor, scale: Tensor, pairs: Pairs) -> Tensor:
-    """The logits of positives in float64, (number of positives,)."""
-    row, column = pairs.row[pairs.positive], pairs.column[pairs.positive]
-    dots = [
-        (image[r].double() * every[c].double()).sum(1) for r, c in zip(row.split(2048), column.split(2048), strict=True)
-    ]
-    return torch.cat([torch.empty(0, dtype=torch.float64, device=image.device), *dots]) * scale.double()
 
 
 def _positives(place: Tensor, logits: Tensor, n: int, everywhere: bool) -> _Sums:
