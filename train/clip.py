@@ -105,11 +105,16 @@ def clip(config: Config, towers: TwoTower) -> Method:
         ) -> tuple[Tensor, dict[str, float | Tensor]]:
             scale = self.log_scale.exp()
             loss = clip_loss(
-                representations["image"], representations["text"], scale, **targets, positives=config.positives
+                representations["image"],
+                representations["text"],
+                scale,
+                image_id=targets["image_id"],
+                text_id=targets["text_id"],
+                positives=config.positives,
             )
             metrics: dict[str, float | Tensor] = {"scale": scale.detach()}
             if config.positives == "uniform":
-                metrics["floor"] = info_nce_floor(**targets)
+                metrics["floor"] = info_nce_floor(targets["image_id"], targets["text_id"])
             return loss, metrics
 
         @torch.no_grad()
