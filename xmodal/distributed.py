@@ -221,6 +221,14 @@ def agree(problem: str | None) -> None:
         raise InputError(found)
 
 
+@torch.no_grad()
+def take_from_first(tensors: Iterable[Tensor]) -> None:
+    """Overwrite tensors with the first process's, in place."""
+    if processes() > 1:
+        for t in tensors:
+            dist.broadcast(t, src=0)
+
+
 def wait() -> None:
     """Until every process is here."""
     if processes() > 1:

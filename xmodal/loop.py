@@ -58,6 +58,7 @@ def fit(
     """
     device = accelerator.device
     method.to(device)
+    distributed.take_from_first(method.state_dict().values())  # the same seed on other hardware may give other weights
     progress = Progress(0, setting.steps, data.steps_per_epoch, data.global_batch)
     groups = [g for g in method.parameter_groups() if g["params"]]
     opt = optimizer(groups)
@@ -68,17 +69,18 @@ def fit(
     if setting.compile:
         method.towers.compile()
     parameters = [p for g in groups for p in g["params"]]
+    fingerprint = data.source.fingerprint() if distributed.rank() == 0 else ""
 
     def save(step: int) -> None:
         if distributed.rank() == 0:
-            state = {"batch": data.global_batch, "data": data.source.fingerprint(), "skipped_steps": skipped_steps}
+            state = {"batch": data.global_batch, "data": fingerprint, "skipped_steps": skipped_steps}
             checkpoint.save(log.folder, step, method, opt, state)
         distributed.wait()
 
     in_a_row = 0
     log.begin(start, setting.steps, data.global_batch)
+    began = time.perf_counter()
     for step, batch, skipped in loader(data, start, setting.steps, setting.workers):
-        began = time.perf_counter()
         progress = Progress(step, setting.steps, data.steps_per_epoch, data.global_batch)
         method.train()
         loss, metrics, representations, targets = gradients(
@@ -113,7 +115,7 @@ def fit(
             loss=loss.item(),
             lr=rate,
             grad_norm=norm.item(),
-            pairs_per_second=data.global_batch / (time.perf_counter() - began),
+            pairs_per_second=data.global_batch / (time.perf_counter() - began),  # reading included
             **{name: float(value) for name, value in metrics.items()},
         )
         done = step + 1
@@ -122,6 +124,7 @@ def fit(
         if evaluate is not None and setting.eval_every and done % setting.eval_every == 0 and done < setting.steps:
             method.eval()
             log.event(done, **evaluate())
+        began = time.perf_counter()
     log.end()
     if start < setting.steps:
         save(setting.steps)
