@@ -18,16 +18,22 @@ from tests.two_processes import QUICK
 from xmodal.train.clip import Config, run
 
 
+def launch(processes: int, folder: Path) -> list[dict]:
+    program = Path(__file__).with_name("two_processes.py")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [*torchrun, str(program), str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-4000:]
+    files = [folder / f"rank{r}.json" for r in range(processes)]
+    return [{"folder": str(folder), **json.loads(file.read_text())} for file in files]
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     folder = tmp_path_factory.mktemp("two")
     write_pairs(folder)
-    program = Path(__file__).with_name("two_processes.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(program), str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return [{"folder": str(folder), **json.loads((folder / f"rank{r}.json").read_text())} for r in range(2)]
+    return launch(2, folder)
 
 
 def write_pairs(folder: Path) -> None:
@@ -47,9 +53,9 @@ def test_there_are_two(found: list[dict]) -> None:
     assert all(f["objects"] == [0, 1] and f["first"] == 0 for f in found)
 
 
-def test_loss_and_its_gradients_are_those_of_one_process(found: list[dict]) -> None:
-    for f in found:
-        assert len(f["loss"]) == 30
+def test_losses_and_their_gradients_are_those_of_one_process(found: list[dict], tmp_path: Path) -> None:
+    for f in [*found, *launch(4, tmp_path)]:
+        assert len(f["loss"]) == 45
         assert {name: worst for name, worst in f["loss"].items() if not worst < 1e-12} == {}
 
 

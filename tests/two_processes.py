@@ -1,13 +1,14 @@
-"""What two processes compute, against one: started once by torchrun from test_two_processes.py.
+"""What several processes compute, against one: started by torchrun from test_two_processes.py.
 
 Each process computes its part of a global batch and, alone, the whole batch, and writes how far its gradients are
-off as JSON. Usage: torchrun --nproc_per_node 2 two_processes.py FOLDER
+off as JSON. Usage: torchrun --nproc_per_node N two_processes.py FOLDER; more than two compute the losses alone.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from xmodal.encoders.tokenizer import PiecesTokenizer
 from xmodal.evaluators.embed import embed_pairs
 from xmodal.grad_cache import gradients
 from xmodal.method import Method, Progress
-from xmodal.objectives import clip_loss, info_nce_floor, siglip_loss
+from xmodal.objectives import clip_loss, info_nce_floor, nt_xent_loss, siglip_loss, sup_con_loss
 from xmodal.train.clip import Config, clip, run
 
 GLYPHS = Glyphs("unseen_names")
@@ -44,55 +45,47 @@ def off(a: Tensor | None, b: Tensor | None) -> float:
     return ((a - b).abs().max() / b.abs().max().clamp_min(1)).item()
 
 
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "clip, no ids": lambda i, t, s, b, ids: clip_loss(i, t, s),
+    "clip, uniform": lambda i, t, s, b, ids: clip_loss(i, t, s, **ids),
+    "clip, mask": lambda i, t, s, b, ids: clip_loss(i, t, s, **ids, positives="mask"),
+    "clip, image ids, kept": lambda i, t, s, b, ids: clip_loss(i, t, s, image_id=ids["image_id"], keep_bytes=10**6),
+    "siglip, no ids": lambda i, t, s, b, ids: siglip_loss(i, t, s, b),
+    "siglip, ids": lambda i, t, s, b, ids: siglip_loss(i, t, s, b, **ids),
+    "nt_xent": lambda i, t, s, b, ids: nt_xent_loss(i, t, 1 / s),
+    "sup_con": lambda i, t, s, b, ids: sup_con_loss(torch.cat([i, t]), ids["text_id"].repeat(2), 1 / s),
+    "floor": lambda i, t, s, b, ids: (i.sum() + t.sum()) * 0 + info_nce_floor(**ids),
+}
+
+
 def loss_cases() -> dict[str, float]:
     """The losses with uneven and empty parts, with ids that repeat across processes, in float64."""
     found = {}
-    for rows in ([5, 5], [7, 3], [4, 0], [0, 3], [1, 1]):
-        n = sum(rows)
+    world, rank = distributed.processes(), distributed.rank()
+    for parts in ([5, 5, 5, 5], [7, 3, 1, 6], [4, 0, 2, 0], [0, 3, 0, 0], [1, 1, 1, 1]):
+        sizes = parts[:world]
+        n, first = sum(sizes), sum(sizes[:rank])
+        here = slice(first, first + sizes[rank])
         g = torch.Generator().manual_seed(n)
-        image, text = (F.normalize(torch.randn(n, 6, generator=g, dtype=torch.float64), dim=-1) for _ in range(2))
+        rows = [F.normalize(torch.randn(n, 6, generator=g, dtype=torch.float64), dim=-1) for _ in range(2)]
         ids = {"image_id": torch.arange(n) % 4, "text_id": torch.randint(0, 5, (n,), generator=g)}
-        first = sum(rows[: distributed.rank()])
-        here = slice(first, first + rows[distributed.rank()])
-        for name, loss, options in (
-            ("clip, no ids", clip_loss, {}),
-            ("clip, uniform", clip_loss, ids),
-            ("clip, mask", clip_loss, {**ids, "positives": "mask"}),
-            ("clip, image ids", clip_loss, {"image_id": ids["image_id"]}),
-            ("siglip, no ids", siglip_loss, {}),
-            ("siglip, ids", siglip_loss, ids),
-        ):
+        for name, loss in LOSSES.items():
 
-            def value(
-                part: slice, loss: Any = loss, options: dict[str, Any] = options, rows: Any = (image, text)
-            ) -> Any:
-                i, t = (r[part].clone().requires_grad_() for r in rows)
-                scale, bias = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (14.0, -9.0))
-                numbers = (scale, bias) if loss is siglip_loss else (scale,)
-                mine = {k: v[part] if isinstance(v, Tensor) else v for k, v in options.items()}
-                total = loss(i, t, *numbers, **mine)
+            def value(part: slice, loss: Any = loss, rows: Any = rows, ids: Any = ids) -> list[Tensor]:
+                inputs = [r[part].clone().requires_grad_() for r in rows]
+                inputs += [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (14.0, -9.0)]
+                total = loss(*inputs, {k: v[part] for k, v in ids.items()})
                 total.backward()
-                floor = info_nce_floor(mine.get("image_id"), mine.get("text_id")).double()
-                return (
-                    total.detach(),
-                    floor,
-                    i.grad,
-                    t.grad,
-                    torch.stack([x.grad for x in numbers if x.grad is not None]),
-                )
+                return [total.detach(), *(torch.zeros_like(x) if x.grad is None else x.grad for x in inputs)]
 
-            together = value(here)
+            loss_here, *gradients_here = value(here)
             with distributed.alone():
-                total, floor, i, t, numbers = value(slice(None))
-            summed = together[4].clone()
-            dist.all_reduce(summed)
-            parts = [
-                off(together[0], total),
-                off(together[2], i[here]),
-                off(together[3], t[here]),
-                off(summed, numbers),
-            ]
-            found[f"{rows} {name}"] = max(*parts, (together[1] - floor).abs().item() / 1e6)  # the floor is float32
+                loss_alone, *alone = value(slice(None))
+            numbers = torch.stack(gradients_here[2:])
+            dist.all_reduce(numbers)  # scale and bias receive shares
+            worst = [off(loss_here, loss_alone), off(numbers, torch.stack(alone[2:]))]
+            worst += [off(gradients_here[k], alone[k][here]) for k in range(2)]
+            found[f"{sizes} {name}"] = max(worst) if name != "floor" else max(worst) / 1e6  # which is float32
     return found
 
 
@@ -211,6 +204,8 @@ def recipe(folder: Path) -> None:
 def main() -> None:
     distributed.start("fp32")
     torch.use_deterministic_algorithms(True)
+    if distributed.processes() > 2:
+        return write({"processes": distributed.processes(), "loss": loss_cases()})
     found = {
         "processes": distributed.processes(),
         "loss": loss_cases(),
@@ -222,6 +217,10 @@ def main() -> None:
         "embeddings": embeddings(),
     }
     recipe(Path(sys.argv[1]))
+    write(found)
+
+
+def write(found: dict[str, Any]) -> None:
     Path(sys.argv[1], f"rank{distributed.rank()}.json").write_text(json.dumps(found, indent=1))
     dist.destroy_process_group()
 

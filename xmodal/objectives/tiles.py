@@ -33,6 +33,7 @@ from xmodal import distributed
 
 HEADROOM = 70.0  # exp(70) summed over 1e7 columns stays below float32's largest number
 LOW = 60.0  # sums below exp(−60) are taken again: beyond that their share of a tile would overflow
+SQUARE = 1024  # side of a tile where rows and columns are the same
 PANEL, WIDTH = 1024, 2048  # rows and columns of a tile; larger ones were no faster, smaller ones slower
 
 
@@ -56,7 +57,7 @@ class Pairs:
 
 
 @dataclass
-class _Sums:
+class Sums:
     """What is known of one axis, rows or columns; (n,) float64 each."""
 
     log_negatives: Tensor  # log of the sum of exp(negative), −inf without any
@@ -88,13 +89,13 @@ class SymmetricInfoNCE(torch.autograd.Function):
         sizes = distributed.sizes(len(text))
         every = distributed.all_gather(text, sizes)  # (B, d)
         first = sum(sizes[: distributed.rank()])
-        reference = _reference(image, every, scale)
+        reference = common_reference(image, every, scale)
 
         negatives_row = torch.zeros(len(image), dtype=torch.float64, device=image.device)
         negatives_column = torch.zeros(len(every), dtype=torch.float64, device=image.device)
         kept: dict[tuple[int, int], Tensor] = {}
         for tile in tiles(image, every, scale, pairs):
-            values = _exponentials(tile, reference)
+            values = exponentials(tile, reference)
             negatives_row[tile.row : tile.row + len(tile.rows)] += values.sum(1)
             negatives_column[tile.column : tile.column + len(tile.columns)] += values.sum(0)
             if keep_bytes >= values.nbytes:
@@ -103,11 +104,14 @@ class SymmetricInfoNCE(torch.autograd.Function):
         distributed.all_reduce(negatives_column)
 
         logits = pairs.dots(image, every) * scale.double()
-        rows = _positives(pairs.row[pairs.positive], logits, len(image), everywhere=False)
-        columns = _positives(pairs.column[pairs.positive], logits, len(every), everywhere=True)
+        rows = positive_sums(pairs.row[pairs.positive], logits, len(image), everywhere=False)
+        columns = positive_sums(pairs.column[pairs.positive], logits, len(every), everywhere=True)
         rows.log_negatives = negatives_row.log() + reference
         columns.log_negatives = negatives_column.log() + reference
-        again = _underflown(image, every, scale, reference, pairs, rows, columns)
+        again = (
+            take_rows_again(image, every, scale, reference, pairs, rows),
+            _take_columns_again(image, every, scale, reference, pairs, columns),
+        )
 
         here = slice(first, first + len(text))
         share = rows.losses.sum() + columns.losses[here].sum()
@@ -128,8 +132,10 @@ class SymmetricInfoNCE(torch.autograd.Function):
         of_column = (weight * (ctx.reference - columns.log_all).exp()).to(image.dtype)
         of_row[ctx.again[0]] = 0
         of_column[ctx.again[1]] = 0
+        of_both = of_positives(pairs.row[pairs.positive], ctx.logits, rows)
+        of_both += of_positives(pairs.column[pairs.positive], ctx.logits, columns)
         at_pairs = torch.zeros(len(pairs.row), dtype=image.dtype, device=image.device)
-        at_pairs[pairs.positive] = (weight * _of_positives(pairs, ctx.logits, rows, columns)).to(image.dtype)
+        at_pairs[pairs.positive] = (weight * of_both).to(image.dtype)
 
         to_image, to_text = torch.zeros_like(image), torch.zeros_like(every)
         both = image.new_empty(PANEL * WIDTH)
@@ -137,7 +143,7 @@ class SymmetricInfoNCE(torch.autograd.Function):
             if (tile.row, tile.column) in ctx.kept:
                 tile.values.copy_(ctx.kept[tile.row, tile.column])
             else:
-                _exponentials(tile, ctx.reference)
+                exponentials(tile, ctx.reference)
             factors = both[: tile.values.numel()].view_as(tile.values)
             torch.add(
                 of_row[tile.row :][: len(tile.rows), None], of_column[tile.column :][: len(tile.columns)], out=factors
@@ -195,7 +201,7 @@ def tiles(image: Tensor, every: Tensor, scale: Tensor, pairs: Pairs) -> Iterator
             yield Tile(a, c, panel, part, values, places, inside + starts[number])
 
 
-def _exponentials(tile: Tile, reference: float) -> Tensor:
+def exponentials(tile: Tile, reference: float) -> Tensor:
     """exp(logits − reference), 0 at pairs."""
     values = tile.logits()
     if reference:
@@ -205,7 +211,7 @@ def _exponentials(tile: Tile, reference: float) -> Tensor:
     return values
 
 
-def _reference(image: Tensor, every: Tensor, scale: Tensor) -> float:
+def common_reference(image: Tensor, every: Tensor, scale: Tensor) -> float:
     none = scale.new_zeros(1)  # a process may have no rows
     longest = [torch.cat([none, rows.norm(dim=1)]).max().double() for rows in (image, every)]
     most = (scale.double().abs() * longest[0] * longest[1]).view(1).clone()
@@ -213,7 +219,7 @@ def _reference(image: Tensor, every: Tensor, scale: Tensor) -> float:
     return max(0.0, most.item() - HEADROOM)
 
 
-def _positives(place: Tensor, logits: Tensor, n: int, everywhere: bool) -> _Sums:
+def positive_sums(place: Tensor, logits: Tensor, n: int, everywhere: bool) -> Sums:
     """The positives' part of the sums of n rows or columns; `everywhere` adds up what all processes know of them."""
 
     def added(values: Tensor) -> Tensor:
@@ -230,44 +236,43 @@ def _positives(place: Tensor, logits: Tensor, n: int, everywhere: bool) -> _Sums
     # The mean is taken from the top down: for one positive it is the top, without a rounding error.
     mean = top + added(logits - top[place]) / count
     log_positives = added((logits - top[place]).exp()).log()
-    return _Sums(torch.empty(0), top, log_positives, mean, count)
+    return Sums(torch.empty(0), top, log_positives, mean, count)
 
 
-def _of_positives(pairs: Pairs, logits: Tensor, rows: _Sums, columns: _Sums) -> Tensor:
-    """d (sum of losses) / d logit of each positive: p − 1/|P| of both directions, but not as that difference."""
-    result = torch.zeros_like(logits)
-    for sums, place in ((rows, pairs.row[pairs.positive]), (columns, pairs.column[pairs.positive])):
-        among = (logits - sums.top[place] - sums.log_positives[place]).exp()  # of the positives alone
-        result += (among - 1 / sums.count[place]) - among * sums.odds[place].sigmoid()
-    return result
+def of_positives(place: Tensor, logits: Tensor, sums: Sums) -> Tensor:
+    """d loss / d logit of each positive, p − 1/|P|, (number of positives,); but not as that difference."""
+    among = (logits - sums.top[place] - sums.log_positives[place]).exp()  # of the positives alone
+    return (among - 1 / sums.count[place]) - among * sums.odds[place].sigmoid()
 
 
-def _underflown(
-    image: Tensor, every: Tensor, scale: Tensor, reference: float, pairs: Pairs, rows: _Sums, columns: _Sums
-) -> tuple[Tensor, Tensor]:
-    """Take sums that are too small for the common reference again, each relative to its own maximum.
+def take_rows_again(rows: Tensor, every: Tensor, scale: Tensor, reference: float, pairs: Pairs, sums: Sums) -> Tensor:
+    """Take sums of rows that are too small for the common reference again, each relative to its own maximum.
 
-    Returns the numbers of the rows and of the columns concerned.
+    Returns the numbers of the rows concerned.
     """
-    in_row = torch.bincount(pairs.row, minlength=len(image))
-    in_column = torch.bincount(pairs.column, minlength=len(every))
-    distributed.all_reduce(in_column)
-    again = tuple(
-        ((sums.log_negatives < reference - LOW) & (taken < len(every))).nonzero().squeeze(1)
-        for sums, taken in ((rows, in_row), (columns, in_column))
-    )
-    for some in again[0].split(256):
-        logits = _negatives(some, image, every, scale, pairs.row, pairs.column)
-        rows.log_negatives[some] = logits.logsumexp(1)
-    for some in again[1].split(256):
-        logits = _negatives(some, every, image, scale, pairs.column, pairs.row)  # (256, b)
-        top = logits.amax(1) if len(image) else torch.full((len(some),), -math.inf, dtype=torch.float64)
-        top = top.to(image.device)
+    taken = torch.bincount(pairs.row, minlength=len(rows))
+    again = ((sums.log_negatives < reference - LOW) & (taken < len(every))).nonzero().squeeze(1)
+    for some in again.split(256):
+        sums.log_negatives[some] = negative_logits(some, rows, every, scale, pairs.row, pairs.column).logsumexp(1)
+    return again
+
+
+def _take_columns_again(
+    image: Tensor, every: Tensor, scale: Tensor, reference: float, pairs: Pairs, sums: Sums
+) -> Tensor:
+    """The same for columns, of which each process has a part."""
+    taken = torch.bincount(pairs.column, minlength=len(every))
+    distributed.all_reduce(taken)
+    again = ((sums.log_negatives < reference - LOW) & (taken < len(every))).nonzero().squeeze(1)
+    for some in again.split(256):
+        logits = negative_logits(some, every, image, scale, pairs.column, pairs.row)  # (256, b)
+        none = logits.new_full((len(some), 1), -math.inf)  # a process may have no rows
+        top = torch.cat([none, logits], 1).amax(1)
         distributed.all_reduce(top, "max")
         total = (logits - top[:, None]).exp().sum(1)
         distributed.all_reduce(total)
-        columns.log_negatives[some] = total.log() + top
-    return again[0], again[1]
+        sums.log_negatives[some] = total.log() + top
+    return again
 
 
 def _add_underflown(
@@ -276,8 +281,8 @@ def _add_underflown(
     every: Tensor,
     scale: Tensor,
     pairs: Pairs,
-    rows: _Sums,
-    columns: _Sums,
+    rows: Sums,
+    columns: Sums,
     weight: Tensor,
     to_image: Tensor,
     to_text: Tensor,
@@ -288,13 +293,13 @@ def _add_underflown(
         (again[1], every, image, pairs.column, pairs.row, columns, to_text, to_image),
     ):
         for part in some.split(256):
-            logits = _negatives(part, ours, others, scale, own, other)
+            logits = negative_logits(part, ours, others, scale, own, other)
             gradient = (weight * (logits - sums.log_all[part, None]).exp()).to(ours.dtype)
             to_ours[part] += gradient @ others
             to_others += gradient.T @ ours[part]
 
 
-def _negatives(some: Tensor, ours: Tensor, others: Tensor, scale: Tensor, own: Tensor, other: Tensor) -> Tensor:
+def negative_logits(some: Tensor, ours: Tensor, others: Tensor, scale: Tensor, own: Tensor, other: Tensor) -> Tensor:
     """Logits of some rows (k) of ours with all others, (k, n) float64; −inf at pairs (own, other)."""
     rows = ours[some].double() * scale.double()
     logits = torch.cat([torch.empty(len(some), 0, dtype=torch.float64, device=ours.device),
