@@ -8,10 +8,8 @@ The figures mean something on an idle machine only: threads that wait for a busy
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,9 +50,13 @@ class Config:
 
 def run(config: Config) -> dict[str, Any]:
     """Check that both give the same recall, time them in turn, print; returns protocol, seconds and the ratio."""
+    from importlib.metadata import version as faiss_version
+
     import numpy as np
 
     from xmodal.evaluators.retrieval import hits, ranks
+    from xmodal.evaluators.scores import write_json
+    from xmodal.report.timing import in_turn, machine
 
     search = _faiss_search()
     rng = np.random.default_rng(config.seed)
@@ -78,7 +80,7 @@ def run(config: Config) -> dict[str, Any]:
     recall, other = ours(), theirs()
     if any(abs(recall[name] - other[name]) > 2 / config.images for name in recall):  # two may fall to rounding
         raise RuntimeError(f"xmodal and faiss disagree, so their times mean nothing: {recall}, {other}")
-    seconds = _in_turn({"xmodal": ours, "faiss": theirs}, config.repeats)
+    seconds = in_turn({"xmodal": ours, "faiss": theirs}, config.repeats)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     result = {
         "protocol": {
@@ -87,7 +89,8 @@ def run(config: Config) -> dict[str, Any]:
             "faiss": f"two IndexFlatIP (exact) searches for the {TOP} nearest, building both indices included",
             "order": "in turn, the first changing; medians",
             **{name: value for name, value in asdict(config).items() if name not in ("what", "json")},
-            **_machine(),
+            **machine(),
+            "faiss version": faiss_version("faiss-cpu"),
         },
         "recall": {name: float(value) for name, value in recall.items()},
         "seconds": seconds,
@@ -95,7 +98,7 @@ def run(config: Config) -> dict[str, Any]:
         "ratio": medians["xmodal"] / medians["faiss"],
     }
     if config.json:
-        _write(config.json, result)
+        write_json(config.json, result)
     _print(result)
     return result
 
@@ -121,39 +124,12 @@ def _unit(rows: Any) -> Any:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def _in_turn(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each. In turn and the first changing, so that what else the machine does meets all alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for repeat in range(repeats):
-        for name in list(functions)[:: -1 if repeat % 2 else 1]:
-            start = time.perf_counter()
-            functions[name]()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
-def _machine() -> dict[str, Any]:
-    import faiss
-    import torch
-
-    import xmodal
-    from xmodal.doctor import devices
-
-    return {
-        "CPU": devices()[0].found,
-        "threads": f"torch {torch.get_num_threads()}, faiss {faiss.omp_get_max_threads()}",
-        "load": f"{os.getloadavg()[0]:.1f} at the end, itself included" if hasattr(os, "getloadavg") else "",
-        "versions": f"xmodal {xmodal.__version__}, torch {torch.__version__}, faiss {faiss.__version__}",
-    }
-
-
 def _print(result: dict[str, Any]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
-    from xmodal.evaluators.scores import plain
+    from xmodal.evaluators.scores import print_protocol
 
     table = Table(show_edge=False, pad_edge=False, box=SIMPLE_HEAD)
     table.add_column("")
@@ -162,22 +138,8 @@ def _print(result: dict[str, Any]) -> None:
     for name, times in result["seconds"].items():
         table.add_row(name, *(f"{value:.3f}" for value in (result["medians"][name], min(times), max(times))))
     table.add_row("xmodal / faiss", f"{result['ratio']:.2f}")
-    console = Console(highlight=False)
-    console.print(table)
-    for name, said in {**result["recall"], **result["protocol"]}.items():
-        console.print(Text(plain(f"{name}: {said}"), style="dim"), soft_wrap=True)
-
-
-def _write(path: Path, result: dict[str, Any]) -> None:
-    import json
-
-    from xmodal.checkpoint import replace_text
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(path, json.dumps(result, indent=1) + "\n")
-    except OSError as error:
-        raise InputError(f"Cannot write {path}: {error.strerror}.") from None
+    Console(highlight=False).print(table)
+    print_protocol({**result["recall"], **result["protocol"]})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

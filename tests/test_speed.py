@@ -11,7 +11,8 @@ import pytest
 
 from xmodal.cli import main
 from xmodal.errors import InputError
-from xmodal.eval.speed import Config, _in_turn, run
+from xmodal.eval.speed import Config, run
+from xmodal.report.timing import in_turn, peak_bytes
 
 TINY = ["--images", "64", "--texts", "128", "--width", "16", "--repeats", "1"]
 
@@ -58,7 +59,7 @@ def test_wrong_flags(capsys: pytest.CaptureFixture[str], flags: list[str], compl
 
 def test_order_alternates() -> None:
     calls: list[str] = []
-    seconds = _in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=3)
+    seconds = in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=3)
     assert "".join(calls) == "abbaab"
     assert [len(times) for times in seconds.values()] == [3, 3]
 
@@ -66,3 +67,26 @@ def test_order_alternates() -> None:
 def test_light_at_the_top() -> None:
     code = "import sys, xmodal.eval.speed; sys.exit(any(m in sys.modules for m in ('torch', 'faiss', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("what", ["clip", "siglip", "nt_xent"])
+def test_losses_are_timed_and_measured_beside_the_peers(
+    what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "losses.json"
+    tiny = ["--pairs", "40", "--width", "8", "--repeats", "1", "--json", str(file)]
+    assert main(["eval", "losses", what, *tiny]) == 0
+    assert "xmodal / peer" in capsys.readouterr().out
+    written = json.loads(file.read_text())
+    assert written["ratio"] == written["medians"]["xmodal"] / written["medians"]["peer"]
+    for errors in written["distance from float64"].values():
+        assert all(error < 1e-5 for error in errors.values())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the highest mark of a process")
+def test_peak_memory_is_what_rises_and_falls_again() -> None:
+    import torch
+
+    peak = peak_bytes(lambda: torch.ones(64, 2**20).sum())
+    assert peak is None or 200 * 2**20 < peak < 400 * 2**20
+    assert peak is None or peak_bytes(lambda: None) < 2**24  # type: ignore[operator]

@@ -28,11 +28,15 @@ def write_scores(path: str | Path, protocol: dict[str, Any], scores: Scores, **m
     more: further keys, such as the figures of each class. What isn't finite becomes null: JSON has no NaN.
     Raises InputError where the file can't be written.
     """
+    write_json(path, {"protocol": protocol, "scores": scores, **more})
+
+
+def write_json(path: str | Path, content: dict[str, Any]) -> None:
+    """Write figures, the folder included; what isn't finite becomes null. InputError where it can't be done."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = _finite({"protocol": protocol, "scores": scores, **more})
-        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False)
         # Half a surrogate pair stands for a byte of a file's name that is no UTF-8; it can't be written.
         replace_text(path, re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text) + "\n")
     except OSError as error:
@@ -58,6 +62,12 @@ def print_table(protocol: dict[str, Any], scores: Scores) -> None:
                     Text(question), *(_cell(*figure, interval=i == 0) for i, figure in enumerate(row.items()))
                 )
         console.print(table)
+    print_protocol(protocol)
+
+
+def print_protocol(protocol: dict[str, Any]) -> None:
+    """A line for each thing that a figure depends on."""
+    console = Console(highlight=False)
     for line in _lines(protocol):
         console.print(Text(line, style="dim"), soft_wrap=True)
 
