@@ -131,8 +131,8 @@ def _print(result: dict[str, Any]) -> None:
     from xmodal.evaluators.scores import print_protocol
 
     table = Table(show_edge=False, pad_edge=False, box=SIMPLE_HEAD)
-    table.add_column("")
-    for column in ("median s", "fastest", "peak MiB", "error of loss", "of gradients", "of scale"):
+    table.add_column("", no_wrap=True)
+    for column in ("median s", "fastest", "peak MiB", "loss ±", "gradients ±", "scale ±"):
         table.add_column(column, justify="right")
     for name, times in result["seconds"].items():
         errors, peak = result["distance from float64"][name], result["peak bytes"][name]
@@ -145,7 +145,7 @@ def _print(result: dict[str, Any]) -> None:
         )
     table.add_row("xmodal / peer", f"{result['ratio']:.2f}")
     Console(highlight=False).print(table)
-    print_protocol(result["protocol"])
+    print_protocol({"±": "distance from float64 in parts of it", **result["protocol"]})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -28,7 +28,7 @@ def test_tiny_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "CPU: ",
         "threads: torch ",
         "building both indices included",
-        "faiss 1.",
+        "faiss version: 1.",
     ):
         assert words in said
     written = json.loads(file.read_text())
