@@ -80,3 +80,23 @@ def test_a_locked_tower_has_no_gradient_and_stays_in_evaluation_mode(folder: Pat
 def test_what_is_no_dual_encoder_is_refused() -> None:
     with pytest.raises(InputError, match="CoCa"):
         xmodal.load("open_clip:coca_base")
+
+
+def test_the_recipe_starts_from_it_with_a_tower_locked(folder: Path, tmp_path: Path) -> None:
+    from xmodal.cli import main
+
+    lines = ["filepath,caption,split"]
+    for n, picture in enumerate(pictures() * 4):
+        picture.save(tmp_path / f"{n}.png")
+        lines.append(f"{n}.png,picture {n},{'train' if n < 9 else 'val'}")
+    (tmp_path / "pairs.csv").write_text("\n".join(lines))
+    spec, run = f"open_clip:local-dir:{folder}", tmp_path / "run"
+    arguments = ["--data", str(tmp_path / "pairs.csv"), "--model", spec, "--output", str(run), "--lock-image"]
+    assert (
+        main(["train", "clip", *arguments, "--batch-size", "8", "--steps", "3", "--lr", "1e-3", "--warmup", "0"]) == 0
+    )
+    assert "preset: finetune" in (run / "config.yaml").read_text()
+    before, after = (xmodal.load(s, device="cpu") for s in (spec, str(run)))
+    assert torch.equal(before.encode_image(pictures()), after.encode_image(pictures()))
+    assert not torch.allclose(before.encode_text(TEXTS), after.encode_text(TEXTS), atol=1e-4)
+    assert before.scale != after.scale
