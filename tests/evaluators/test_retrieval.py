@@ -46,6 +46,16 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MODULE, "TILE", (16, 64))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_callers_autocast_changes_nothing(seed: int) -> None:
+    row = torch.nn.functional.normalize(torch.randn(1, 64, generator=torch.Generator().manual_seed(seed)), dim=1)
+    other = torch.nn.functional.normalize(row + 0.02 * torch.randn(50, 64), dim=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert retrieval(row.repeat(50, 1), row.repeat(50, 1), torch.arange(50))["image_to_text/R@1"] == 0
+        under = retrieval(other, other, torch.arange(50))
+    assert under == retrieval(other, other, torch.arange(50))
+
+
 def test_by_eye() -> None:
     image = np.eye(3)
     text = np.array([[0.9, 0.5, 0.0], [0.8, 0.3, 0.1], [0.0, 0.1, 0.7]])
@@ -172,6 +182,37 @@ def test_a_copy_of_the_right_image_is_a_tie_wherever_it_stands() -> None:
         of_image, of_text = ranks(image, text, diagonal(37))
         assert of_text[0] == 2
         assert of_image[1:][np.arange(1, 37) != copy].tolist() == [1] * 35
+
+
+@pytest.mark.parametrize("d", [384, 512])  # 384: a product adds so many in one go, so it is the least exact
+def test_copies_of_many_wide_rows_are_ties(d: int) -> None:
+    n = 4000
+    rows = torch.nn.functional.normalize(torch.randn(n, d, generator=torch.Generator().manual_seed(1)), dim=1)
+    owner = torch.cat([torch.arange(n), torch.arange(n).roll(-1)])  # each text's copy is another image's
+    of_image, _ = ranks(rows, torch.cat([rows, rows]), torch.stack([owner, torch.arange(2 * n)], 1))
+    assert (of_image == 2).all()
+
+
+def noisy(n: int, d: int) -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(0)
+    image = torch.nn.functional.normalize(torch.randn(n, d, generator=g), dim=1)
+    return image, torch.nn.functional.normalize(image + 0.35 * torch.randn(n, d, generator=g), dim=1)
+
+
+def test_autocast_changes_nothing() -> None:
+    image, text = noisy(400, 64)
+    expected = ranks(image, text, diagonal(400))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = ranks(image, text, diagonal(400))
+    for mine, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_a_long_row_makes_no_ties_of_others() -> None:
+    image, text = noisy(400, 64)
+    expected, _ = ranks(image, text, diagonal(400))
+    image[0] *= 1e5  # the order of texts stays the same for every image
+    np.testing.assert_array_equal(ranks(image, text, diagonal(400))[0], expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

@@ -99,6 +99,21 @@ def test_ties_are_lost_in_every_figure(c: int) -> None:
     assert set(scores.values()) == {0.0}
 
 
+def test_autocast_changes_nothing() -> None:
+    image, classes, labels = problem(2000, 200)
+    expected, _ = predictions(image, classes, labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = predictions(image, classes, labels)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_long_row_makes_no_ties_of_others() -> None:
+    image, classes, labels = problem(200, 30)
+    expected, _ = predictions(image, classes, labels)
+    image[0] *= 1e6
+    np.testing.assert_array_equal(predictions(image, classes, labels)[0], expected)
+
+
 def test_two_classes_of_one_name() -> None:
     classes = torch.eye(4)
     classes[3] = classes[1]

@@ -63,13 +63,14 @@ def predictions(image: Any, class_text: Any, labels: Any) -> tuple[np.ndarray, n
         raise ValueError(
             "image or class_text holds numbers that are not finite"
         )  # nothing is ≥ NaN: it would rank first
-    tolerance = TIE * image.norm(dim=1).max() * class_text.norm(dim=1).max()
     ranks, nearest = [], []
     for rows, own in zip(image.split(4096), labels.split(4096), strict=True):
-        scores = rows @ class_text.T  # (n, c)
+        with torch.autocast(rows.device.type, enabled=False):  # bfloat16 would tie classes that differ
+            scores = rows @ class_text.T  # (n, c)
+        tolerance = TIE * rows.norm(dim=1) * class_text.norm(dim=1)[own]  # (n,)
         right = scores.gather(1, own[:, None])
         wrong = scores.scatter(1, own[:, None], float("-inf"))
-        rank = 1 + (wrong >= right - tolerance).sum(1)
+        rank = 1 + (wrong >= right - tolerance[:, None]).sum(1)
         ranks.append(rank)
         nearest.append(torch.where(rank == 1, own, wrong.argmax(1)))  # a tie that is lost is an answer that is wrong
     return torch.cat(ranks).cpu().numpy(), torch.cat(nearest).cpu().numpy()
