@@ -62,7 +62,7 @@ def run(config: Config) -> dict[str, Any]:
     model = xmodal.load(config.model, device=accelerator.device)
     protocol, scores = evaluate_retrieval(model, source, config.ks, config.batch_size)
     protocol = {"model": config.model, **protocol}
-    if distributed.rank() == 0:
+    if distributed.is_first():
         if config.json:
             write_scores(config.json, protocol, scores)
         print_table(protocol, scores)

@@ -55,8 +55,21 @@ def test_there_are_two(found: list[dict]) -> None:
 
 def test_losses_and_their_gradients_are_those_of_one_process(found: list[dict], tmp_path: Path) -> None:
     for f in [*found, *launch(4, tmp_path)]:
-        assert len(f["loss"]) == 45
+        assert len(f["loss"]) == 60
         assert {name: worst for name, worst in f["loss"].items() if not worst < 1e-12} == {}
+
+
+def test_a_loss_moves_its_rows_twice_and_no_more(found: list[dict]) -> None:
+    for f in found:
+        for name, (rows, width, of_rows, others) in f["moved"].items():
+            gathered = {"nt_xent": 2, "sup_con": 2, "simcse": 2}.get(name, 1) * rows  # two views; keys and negatives
+            padded = gathered + 2  # one process has a row less a tower
+            assert 2 * gathered * width <= of_rows <= 2 * padded * width, name
+            assert others <= 16 * padded, name
+
+
+def test_what_is_not_a_number_on_one_process_is_seen_on_all(found: list[dict]) -> None:
+    assert [f["one bad process"] for f in found] == [{"loss": False, "norm": False}] * 2
 
 
 def test_every_parameter_has_the_gradient_of_one_process(found: list[dict]) -> None:

@@ -26,7 +26,15 @@ from xmodal.encoders.tokenizer import PiecesTokenizer
 from xmodal.evaluators.embed import embed_pairs
 from xmodal.grad_cache import gradients
 from xmodal.method import Method, Progress
-from xmodal.objectives import clip_loss, info_nce_floor, nt_xent_loss, siglip_loss, sup_con_loss
+from xmodal.objectives import (
+    clip_loss,
+    info_nce_floor,
+    info_nce_loss,
+    nt_xent_loss,
+    siglip_loss,
+    simcse_loss,
+    sup_con_loss,
+)
 from xmodal.train.clip import Config, clip, run
 
 GLYPHS = Glyphs("unseen_names")
@@ -54,6 +62,9 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "siglip, ids": lambda i, t, s, b, ids: siglip_loss(i, t, s, b, **ids),
     "nt_xent": lambda i, t, s, b, ids: nt_xent_loss(i, t, 1 / s),
     "sup_con": lambda i, t, s, b, ids: sup_con_loss(torch.cat([i, t]), ids["text_id"].repeat(2), 1 / s),
+    "info_nce": lambda i, t, s, b, ids: info_nce_loss(3 * i, t, temperature=1 / s),
+    "info_nce, negatives": lambda i, t, s, b, ids: info_nce_loss(i, t, (t - i)[ids["image_id"] < 2], temperature=1 / s),
+    "simcse": lambda i, t, s, b, ids: simcse_loss(i, t, i.roll(1, 1), temperature=1 / s, hard_negative_weight=0.7),
     "floor": lambda i, t, s, b, ids: (i.sum() + t.sum()) * 0 + info_nce_floor(**ids),
 }
 
@@ -87,6 +98,47 @@ def loss_cases() -> dict[str, float]:
             worst += [off(gradients_here[k], alone[k][here]) for k in range(2)]
             found[f"{sizes} {name}"] = max(worst) if name != "floor" else max(worst) / 1e6  # which is float32
     return found
+
+
+def moved() -> dict[str, list[int]]:
+    """Numbers that a loss and its gradient move between processes: of collectives on rows, and of all others."""
+    found = {}
+    d = 64
+    rows = [F.normalize(torch.randn(10 + distributed.rank(), d), dim=1).requires_grad_() for _ in range(2)]
+    everywhere = distributed.count(len(rows[0]))
+    originals = {
+        name: getattr(dist, name) for name in ("all_gather_into_tensor", "reduce_scatter_tensor", "all_reduce")
+    }
+    for name in ("clip, uniform", "siglip, ids", "nt_xent", "sup_con", "simcse"):
+        counts = [0, 0]
+
+        def counted(call: Any, counts: list[int] = counts) -> Any:
+            def wrapped(*tensors: Any, **settings: Any) -> Any:
+                sizes = [t for t in tensors if isinstance(t, Tensor)]
+                counts[0 if sizes[0].ndim == 2 and sizes[0].shape[1] == d else 1] += max(t.numel() for t in sizes)
+                return call(*tensors, **settings)
+
+            return wrapped
+
+        for call, original in originals.items():
+            setattr(dist, call, counted(original))
+        ids = {"image_id": torch.arange(len(rows[0])), "text_id": torch.arange(len(rows[0])) % 3}
+        LOSSES[name](*rows, torch.tensor(14.0), torch.tensor(-9.0), ids).backward()
+        for call, original in originals.items():
+            setattr(dist, call, original)
+        found[name] = [everywhere, d, *counts]
+    return found
+
+
+def one_bad_process() -> dict[str, Any]:
+    """A representation that is not a number on one process only: which gradients are finite, here."""
+    method = method_of(torch.float32)
+    half = {name: v[distributed.rank() * B // 2 :][: B // 2] for name, v in batch_of(0, method).items()}
+    if distributed.rank() == 1:
+        half["image"] = half["image"].float().fill_(float("nan"))
+    loss = step(method, half, 0, None)
+    norm = torch.stack([p.grad.norm() for p in method.parameters() if p.grad is not None]).norm()
+    return {"loss": bool(torch.isfinite(loss)), "norm": bool(torch.isfinite(norm))}
 
 
 def method_of(dtype: torch.dtype) -> Method:
@@ -209,6 +261,8 @@ def main() -> None:
     found = {
         "processes": distributed.processes(),
         "loss": loss_cases(),
+        "moved": moved(),
+        "one bad process": one_bad_process(),
         "step": step_cases(),
         "weights after 12 steps": weights_after(12),
         "sums": sum_cases(),

@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -49,99 +50,147 @@ def rank() -> int:
     return 0 if processes() == 1 else dist.get_rank()
 
 
-def sizes(b: int) -> list[int]:
-    """How many rows each process has."""
+def is_first() -> bool:
+    """Whether this is the process that prints and writes."""
+    return rank() == 0
+
+
+def part(n: int) -> slice:
+    """Which of n things are this process's when they are dealt out in order and as evenly as can be."""
+    return slice(n * rank() // processes(), n * (rank() + 1) // processes())
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How the rows of a batch are spread over the processes; rows of all processes stand in the order of ranks."""
+
+    sizes: tuple[int, ...]  # how many rows each process has
+    rank: int
+
+    @property
+    def total(self) -> int:
+        return sum(self.sizes)
+
+    @property
+    def here(self) -> slice:
+        """Where the local rows stand among all."""
+        return slice(sum(self.sizes[: self.rank]), sum(self.sizes[: self.rank + 1]))
+
+    def numbers(self, device: torch.device | None = None) -> Tensor:
+        """The same as numbers, (b,) long."""
+        return torch.arange(self.here.start, self.here.stop, device=device)
+
+    def facing(self) -> list[tuple[range, range]]:
+        """This process's share of a symmetric matrix over all rows: blocks of rows against columns.
+
+        The first is the square of its own rows; then its rows against those of the ⌊W/2⌋ ranks that follow. Where two
+        processes face each other (W even), each takes half of their block.
+        """
+        starts = [sum(self.sizes[:r]) for r in range(len(self.sizes) + 1)]
+        own, world = range(starts[self.rank], starts[self.rank + 1]), len(self.sizes)
+        found = [(own, own)]
+        for ahead in range(1, world // 2 + 1):
+            other = (self.rank + ahead) % world
+            rows, columns = own, range(starts[other], starts[other + 1])
+            if 2 * ahead == world:  # the lower rank takes its first rows, the other the rest of the columns
+                if self.rank < other:
+                    rows = own[: len(own) // 2]
+                else:
+                    columns = columns[len(columns) // 2 :]
+            found.append((rows, columns))
+        return found
+
+
+def rows(b: int) -> Rows:
+    """How many rows each process has, b of them here."""
     if processes() == 1:
-        return [b]
+        return Rows((b,), 0)
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     every = torch.empty(processes(), dtype=torch.long, device=device)
     dist.all_gather_into_tensor(every, torch.tensor([b], device=device))
-    return every.tolist()
+    return Rows(tuple(every.tolist()), dist.get_rank())
 
 
 def count(b: int) -> int:
     """Rows on all processes, of which `b` are here."""
-    return sum(sizes(b))
+    return rows(b).total
 
 
 def row_numbers(b: int, device: torch.device | None = None) -> Tensor:
     """Where the local rows stand among those of `gather`, (b,) long."""
-    first = sum(sizes(b)[: rank()])
-    return torch.arange(first, first + b, device=device)
+    return rows(b).numbers(device)
 
 
-def all_gather(x: Tensor, rows: list[int]) -> Tensor:
+def all_gather(x: Tensor, spread: Rows) -> Tensor:
     """(b, …) on each process -> (B, …), without gradient; uneven numbers of rows travel padded to the largest.
 
-    rows: `sizes(b)`; what was sized in a scope is gathered in it.
+    spread: `rows(b)`; what was counted in a scope is gathered in it.
     """
-    if len(rows) == 1:
+    if len(spread.sizes) == 1:
         return x
-    most = max(rows)
-    sent = x.contiguous()
-    if len(x) < most:
-        sent = torch.cat([sent, sent.new_zeros((most - len(x), *x.shape[1:]))])
-    received = x.new_empty((most * len(rows), *x.shape[1:]))
+    most = max(spread.sizes)
+    sent = _padded(x, most).contiguous()
+    received = x.new_empty((most * len(spread.sizes), *x.shape[1:]))
     if most:
         dist.all_gather_into_tensor(received, sent)
-    if min(rows) == most:
+    if min(spread.sizes) == most:
         return received
-    return torch.cat([part[:n] for part, n in zip(received.split(most), rows, strict=True)])
+    return torch.cat([part[:n] for part, n in zip(received.split(most), spread.sizes, strict=True)])
 
 
-def reduce_scatter(x: Tensor, rows: list[int]) -> Tensor:
+def reduce_scatter(x: Tensor, spread: Rows) -> Tensor:
     """(B, …) on each process -> the sum over processes of the rows that are this one's, (b, …), without gradient."""
-    if len(rows) == 1:
+    if len(spread.sizes) == 1:
         return x
-    most, here = max(rows), rows[dist.get_rank()]
+    most = max(spread.sizes)
     if not most:
         return x
-    if min(rows) < most:
-        x = torch.cat([torch.cat([part, part.new_zeros((most - n, *x.shape[1:]))]) for part, n in _parts(x, rows)])
+    if min(spread.sizes) < most:
+        x = torch.cat([_padded(part, most) for part in x.split(spread.sizes)])
     received = x.new_empty((most, *x.shape[1:]))
     dist.reduce_scatter_tensor(received, x.contiguous())
-    return received[:here]
+    return received[: spread.sizes[spread.rank]]
 
 
-def _parts(x: Tensor, rows: list[int]) -> Iterable[tuple[Tensor, int]]:
-    return zip(x.split(rows), rows, strict=True)
+def _padded(x: Tensor, n: int) -> Tensor:
+    return x if len(x) == n else torch.cat([x, x.new_zeros((n - len(x), *x.shape[1:]))])
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.rows = sizes(len(x))
-        return all_gather(x, ctx.rows)
+        ctx.spread = rows(len(x))
+        return all_gather(x, ctx.spread)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return reduce_scatter(gradients[0], ctx.rows)
+        return reduce_scatter(gradients[0], ctx.spread)
 
 
 class _Reduce(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        y = x.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(y)
-        return y
+        return _summed(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        y = gradients[0].clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(y)
-        return y
+        return _summed(gradients[0])
 
 
 class _Total(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, share: Tensor) -> Tensor:
-        y = share.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(y)
-        return y
+        return _summed(share)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         return gradients[0]
+
+
+def _summed(x: Tensor) -> Tensor:
+    y = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(y)
+    return y
 
 
 def gather(x: Tensor) -> Tensor:
@@ -212,13 +261,6 @@ def first_says(value: Any) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
-
-
-def agree(problem: str | None) -> None:
-    """Raise the first process's problem on every process: input is checked once, and all end together."""
-    found = next((p for p in gather_objects(problem) if p), None)
-    if found:
-        raise InputError(found)
 
 
 @torch.no_grad()

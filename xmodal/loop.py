@@ -69,10 +69,10 @@ def fit(
     if setting.compile:
         method.towers.compile()
     parameters = [p for g in groups for p in g["params"]]
-    fingerprint = data.source.fingerprint() if distributed.rank() == 0 else ""
+    fingerprint = data.source.fingerprint() if distributed.is_first() else ""
 
     def save(step: int) -> None:
-        if distributed.rank() == 0:
+        if distributed.is_first():
             state = {"batch": data.global_batch, "data": fingerprint, "skipped_steps": skipped_steps}
             checkpoint.save(log.folder, step, method, opt, state)
         distributed.wait()
@@ -108,7 +108,7 @@ def fit(
         opt.zero_grad(set_to_none=True)
         if found is not None and found.item():  # so that all know of all, without talking in every step
             everywhere = [line for lines in distributed.gather_objects(unreadable) for line in lines]
-            quarantine.take(everywhere, write=distributed.rank() == 0)
+            quarantine.take(everywhere, write=distributed.is_first())
             quarantine.check()
         log.step(
             step + 1,

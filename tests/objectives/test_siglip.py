@@ -49,7 +49,7 @@ def test_value_and_gradients_are_the_formulas(n: int, d: int, seed: int, scale: 
 def test_without_ids_it_is_open_clips_loss(scale: float, bias: float, monkeypatch: pytest.MonkeyPatch) -> None:
     from open_clip.loss import SigLipLoss
 
-    monkeypatch.setattr("xmodal.objectives.tiles.PANEL", 16)
+    monkeypatch.setattr("xmodal.objectives.tiles.HEIGHT", 16)
     monkeypatch.setattr("xmodal.objectives.tiles.WIDTH", 8)
     given_ = inputs(45, 16, scale, bias, torch.float32)
     ours, theirs = siglip_loss(*given_), SigLipLoss()(*given_)

@@ -69,7 +69,7 @@ def embed_images(
 ) -> tuple[Tensor, np.ndarray, Counter[str]]:
     """Rows (n,) -> unit rows of those that can be read (≤ n, d), which those are (n,) bool, and why others are not."""
     parts, readable, bad = [], [], Counter()
-    for some in _slices(_part(rows), batch_size):
+    for some in _slices(rows[distributed.part(len(rows))], batch_size):
         pictures = images(some)
         good = [p for p in pictures if not isinstance(p, BadSample)]
         bad.update(p.reason for p in pictures if isinstance(p, BadSample))
@@ -83,13 +83,8 @@ def embed_images(
 
 def embed_texts(model: DualEncoder, texts: Sequence[str], batch_size: int = 256) -> Tensor:
     """Texts (m) -> unit rows (m, d)."""
-    here = _part(np.arange(len(texts)))
+    here = np.arange(len(texts))[distributed.part(len(texts))]
     return _together([_unit(model.encode_text([texts[i] for i in some])) for some in _slices(here, batch_size)])
-
-
-def _part(rows: np.ndarray) -> np.ndarray:
-    """This process's rows."""
-    return np.array_split(rows, distributed.processes())[distributed.rank()]
 
 
 def _slices(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from xmodal import distributed
+from xmodal.objectives.arguments import check_same_shape, scale_of, wide
+from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.self_info_nce import SelfInfoNCE
-from xmodal.objectives.tiles import Pairs
 
 
 def nt_xent_loss(first: Tensor, second: Tensor, temperature: float | Tensor = 0.1) -> Tensor:
@@ -24,31 +25,15 @@ def nt_xent_loss(first: Tensor, second: Tensor, temperature: float | Tensor = 0.
     Exact over processes; half of the similarities are computed and none kept. Returns () float32, or float64 for
     float64 rows. Raises ValueError for shapes that don't match.
     """
-    if first.ndim != 2 or first.shape != second.shape:
-        raise ValueError(f"first and second must both be (b, d), not {tuple(first.shape)} and {tuple(second.shape)}")
-    scale = inverse(temperature, first)
+    check_same_shape(first=first, second=second)
+    scale = scale_of(temperature, first)
     with torch.autocast(first.device.type, enabled=False):
-        wide = torch.promote_types(first.dtype, torch.float32)
-        rows = torch.cat([first, second]).to(wide)
+        rows = wide(torch.cat([first, second]))
         m, b = len(rows), len(first)
-        own = torch.arange(m, device=rows.device)
-        here = distributed.row_numbers(m, rows.device)
+        spread = distributed.rows(m)
+        own, here = torch.arange(m, device=rows.device), spread.numbers(rows.device)
         other = here.roll(b) if b else here
-        places = torch.stack([own.repeat(2), torch.cat([here, other])])
-        positive = torch.cat([torch.zeros_like(own), torch.ones_like(own)]).bool()
-        order = (places[0] * 2 + positive).argsort()
-        pairs = Pairs(places[0][order], places[1][order], positive[order])
-        weight = torch.full((m,), 1 / max(1, distributed.count(m)), dtype=torch.float64, device=rows.device)
-        loss = SelfInfoNCE.apply(rows, scale.to(wide), pairs, weight)
+        pairs = Pairs(own.repeat(2), torch.cat([here, other]), torch.arange(2 * m, device=rows.device) >= m)
+        weight = torch.full((m,), 1 / max(1, spread.total), dtype=torch.float64, device=rows.device)
+        loss = SelfInfoNCE.apply(rows, wide(scale), pairs, weight)
     return loss  # pyright: ignore[reportReturnType]
-
-
-def inverse(temperature: float | Tensor, like: Tensor) -> Tensor:
-    """1 / temperature as a () tensor, with a gradient where that has one. ValueError unless it is positive."""
-    if not isinstance(temperature, Tensor):
-        if not temperature > 0:
-            raise ValueError(f"temperature must be more than 0, not {temperature}")
-        return torch.tensor(1 / temperature, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
-    if temperature.numel() != 1 or not bool(temperature.detach() > 0):
-        raise ValueError(f"temperature must be one number of more than 0, not {temperature.detach().tolist()}")
-    return 1 / temperature

@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xmodal import distributed
-from xmodal.objectives.info_nce import check_rows, same_places
-from xmodal.objectives.tiles import Pairs, tiles
+from xmodal.objectives import epilogue
+from xmodal.objectives.arguments import check_two_towers, wide
+from xmodal.objectives.pairs import Pairs, dots, same_ids
+from xmodal.objectives.tiles import Tiling, accumulator, add_product, logits
 
 
 def siglip_loss(
@@ -34,14 +36,12 @@ def siglip_loss(
     Loss and gradients come from one pass over tiles (6N²D operations); nothing N × N is kept. Returns () float32, or
     float64 for float64 rows. Raises ValueError for shapes that don't match.
     """
-    check_rows(image, text, scale, image_id, text_id)
+    check_two_towers(image, text, scale, image_id, text_id)
     if bias.numel() != 1:
         raise ValueError(f"bias must be one number, not {tuple(bias.shape)}")
     with torch.autocast(image.device.type, enabled=False):
-        wide = torch.promote_types(image.dtype, torch.float32)
-        row, column = same_places(len(image), image_id, text_id, image.device)
-        pairs = Pairs(row, column, torch.ones_like(row, dtype=torch.bool))
-        loss = _Sigmoid.apply(image.to(wide), text.to(wide), scale.to(wide), bias.to(wide), pairs)
+        pairs = same_ids(image_id, text_id, distributed.rows(len(image)), image.device)
+        loss = _Sigmoid.apply(wide(image), wide(text), wide(scale), wide(bias), pairs)
     return loss  # pyright: ignore[reportReturnType]
 
 
@@ -49,33 +49,34 @@ class _Sigmoid(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, pairs: Pairs) -> Tensor:
         wanted = any(ctx.needs_input_grad[:4])
-        sizes = distributed.sizes(len(text))
-        every = distributed.all_gather(text, sizes)  # (B, d)
-        logits = pairs.dots(image, every) * scale.double() + bias.double()  # of positives, (p,)
-        loss = F.softplus(-logits, threshold=40).sum()
-        at_pairs = -(-logits).sigmoid()  # d loss / d logit
+        spread = distributed.rows(len(text))
+        every = distributed.all_gather(text, spread)  # (B, d)
+        s, b = scale.item(), bias.item()
+        positive = dots(image, every, pairs.row, pairs.column) * s + b  # (p,)
+        loss = F.softplus(-positive, threshold=40).sum()
+        to_image, to_text = (accumulator(rows) if wanted else rows for rows in (image, every))
+        at_pairs = -(-positive).sigmoid()  # d loss / d logit
         to_bias = at_pairs.sum()
-        to_image, to_text = (torch.zeros_like(rows) if wanted else rows for rows in (image, every))
-        at_pairs = at_pairs.to(image.dtype)
-        for tile in tiles(image, every, scale, pairs):
-            values = tile.logits().add_(bias)
-            tile.put(float("-inf"))
-            loss += F.softplus(values, threshold=40).sum(dtype=torch.float64)
+        at_pairs = at_pairs.to(to_image.dtype)
+        for tile in Tiling([(range(len(image)), range(len(every)))], pairs):
+            values = tile.put(logits(image[tile.rows], every[tile.columns], s), float("-inf"))
+            values, losses, slopes = epilogue.sigmoid_gradient(values, b, image.dtype)
+            loss += losses
             if wanted:
-                values.sigmoid_()
-                to_bias += values.sum(dtype=torch.float64)
-                tile.put(at_pairs)
-                tile.add_gradients(image, to_image, to_text)
+                to_bias += slopes
+                tile.put(values, at_pairs)
+                add_product(to_image[tile.rows], values, every[tile.columns])
+                add_product(to_text[tile.columns], values.T, image[tile.rows])
         loss = loss / len(every)
         distributed.all_reduce(loss)
         if wanted:
-            to_scale = (image * to_image).sum(dtype=torch.float64).to(scale.dtype)
-            to_text = distributed.reduce_scatter(to_text, sizes)
-            ctx.save_for_backward(to_image.mul_(scale), to_text.mul_(scale), to_scale, to_bias.to(bias.dtype))
-            ctx.rows = len(every)
-        return loss.to(image.dtype)
+            to_scale = dots(image, to_image).sum()
+            to_text = distributed.reduce_scatter(to_text, spread)
+            ctx.save_for_backward(to_image.mul_(s), to_text.mul_(s), to_scale, to_bias)
+            ctx.rows, ctx.dtypes = len(every), (image.dtype, text.dtype, scale.dtype, bias.dtype)
+        return loss.to(torch.promote_types(image.dtype, torch.float32))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         weight = gradients[0] / ctx.rows
-        return *(saved * weight for saved in ctx.saved_tensors), None
+        return *((saved * weight).to(t) for saved, t in zip(ctx.saved_tensors, ctx.dtypes, strict=True)), None

@@ -7,14 +7,15 @@ puts before it.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from xmodal import distributed
-from xmodal.objectives.info_nce import same_places
-from xmodal.objectives.nt_xent import inverse
+from xmodal.objectives.arguments import scale_of, wide
+from xmodal.objectives.pairs import same_ids
 from xmodal.objectives.self_info_nce import SelfInfoNCE
-from xmodal.objectives.tiles import Pairs
 
 
 def sup_con_loss(features: Tensor, labels: Tensor, temperature: float | Tensor = 0.1) -> Tensor:
@@ -32,16 +33,15 @@ def sup_con_loss(features: Tensor, labels: Tensor, temperature: float | Tensor =
         raise ValueError(
             f"features must be (b, d) and labels (b,) long, not {tuple(features.shape)} and {tuple(labels.shape)}"
         )
-    scale = inverse(temperature, features)
+    scale = scale_of(temperature, features)
     with torch.autocast(features.device.type, enabled=False):
-        wide = torch.promote_types(features.dtype, torch.float32)
-        row, column = same_places(len(features), labels, None, features.device)
-        here = distributed.row_numbers(len(features), features.device)
-        positive = here[row] != column
+        spread = distributed.rows(len(features))
+        pairs = same_ids(labels, None, spread, features.device)
+        pairs = replace(pairs, positive=spread.numbers(features.device)[pairs.row] != pairs.column)
         has_one = torch.zeros(len(features), dtype=torch.float64, device=features.device)
-        has_one[row[positive]] = 1
+        has_one[pairs.row[pairs.positive]] = 1
         anchors = has_one.sum()
         distributed.all_reduce(anchors)
         weight = has_one / anchors.clamp(min=1)
-        loss = SelfInfoNCE.apply(features.to(wide), scale.to(wide), Pairs(row, column, positive), weight)
+        loss = SelfInfoNCE.apply(wide(features), wide(scale), pairs, weight)
     return loss  # pyright: ignore[reportReturnType]

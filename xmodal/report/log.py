@@ -22,7 +22,7 @@ class Log:
 
     def __init__(self, folder: Path, accelerator: Any = None) -> None:
         self.folder = folder
-        self.first = distributed.rank() == 0
+        self.first = distributed.is_first()
         self.accelerator = accelerator
         self.bar: Any = None
 
@@ -90,7 +90,7 @@ class Log:
 
 def say(text: str) -> None:
     """A line for the user from the first process."""
-    if distributed.rank() == 0:
+    if distributed.is_first():
         print(text, flush=True)
 
 

@@ -153,7 +153,7 @@ def test_float32_keeps_what_a_small_loss_consists_of(kind: str, scale: float, bo
 @pytest.mark.parametrize("n", [1, 2, 31, 32, 33, 70])
 def test_tiles_of_any_size_and_kept_exponentials_change_nothing(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     image, text = (rows[:n] for rows in pairs("3"))
-    monkeypatch.setattr("xmodal.objectives.tiles.PANEL", 32)
+    monkeypatch.setattr("xmodal.objectives.tiles.HEIGHT", 32)
     monkeypatch.setattr("xmodal.objectives.tiles.WIDTH", 16)
     small = ours(image, text, torch.tensor(20.0))
     for got, want in zip(small, accurate(image, text, torch.tensor(20.0)), strict=True):
