@@ -30,13 +30,16 @@ class Config:
     classes: Path | None = None
     """A file of class names, one a line in the order of the sorted classes of the data, to be used instead of those."""
     templates: str | None = None
-    """openai (CLIP's 80 for ImageNet), simple, none, or a file of lines with {} in them. simple if not given."""
+    """openai (CLIP's 80 for ImageNet), simple, none, or a file of lines with {} in them.
+    If not given, the templates that came with the data (templates.txt in the folder, those of glyphs), else simple."""
     split: str | None = None
     """The split of a table with a split column."""
     image_column: str | None = None
     """The column of image paths, if it has no usual name."""
     label_column: str | None = None
     """The column of classes, if it has no usual name."""
+    split_column: str | None = None
+    """The column of splits, if it has no usual name."""
     batch_size: int = 256
     """Images or texts that are encoded at a time."""
     json: Path | None = None
@@ -51,7 +54,7 @@ def run(config: Config) -> dict[str, Any]:
     import xmodal
     from xmodal import distributed
     from xmodal.data import glyphs
-    from xmodal.data.table import read_labelled
+    from xmodal.data.labelled import read_labelled
     from xmodal.errors import InputError, nearest
     from xmodal.evaluators.evaluate import evaluate_zero_shot
     from xmodal.evaluators.scores import print_classes, print_table, write_scores
@@ -65,16 +68,18 @@ def run(config: Config) -> dict[str, Any]:
         test = config.data.partition("/")[2] or "unseen_typeface"
         if test not in glyphs.TESTS:
             raise InputError(f"glyphs has no test {test!r}; {nearest(test, glyphs.TESTS)}")
-        labelled = glyphs.Kinds(test)
-        if config.templates is None:
-            prompts, texts = "glyphs", list(glyphs.TEMPLATES)
+        labelled, its_own, came_from = glyphs.Kinds(test), list(glyphs.TEMPLATES), "glyphs"
     else:
         labelled = read_labelled(
             Path(config.data),
             image_column=config.image_column,
             label_column=config.label_column,
             split=config.split,
+            split_column=config.split_column,
         )
+        its_own, came_from = labelled.templates, str(Path(config.data) / "templates.txt")
+    if config.templates is None and its_own:
+        prompts, texts = came_from, its_own
     names = list(labelled.classes)
     if config.classes is not None:
         names = class_names(str(config.classes))
@@ -91,7 +96,7 @@ def run(config: Config) -> dict[str, Any]:
     classes = {
         name: {figure: float(values[i]) for figure, values in per_class(table).items()} for i, name in enumerate(names)
     }
-    if distributed.rank() == 0:
+    if distributed.is_first():
         if config.json:
             write_scores(config.json, protocol, scores, classes=classes, confusion=table.astype(int).tolist())
         print_classes(names, table)

@@ -94,9 +94,19 @@ def test_another_models_checkpoint_is_refused(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, 5, module, opt, {})
     found = checkpoint.newest(tmp_path)
     assert found is not None
-    other = nn.Linear(3, 4)
-    with pytest.raises(InputError, match="another model"):
-        found.restore(other, torch.optim.AdamW(other.parameters()))
+    for other in (nn.Linear(3, 4), nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 3))):
+        with pytest.raises(InputError, match=r"method\.safetensors is of another model"):
+            found.restore(other, torch.optim.AdamW(other.parameters()))
+
+
+def test_a_parameter_that_is_no_longer_trained_is_named(tmp_path: Path) -> None:
+    module, opt = trained()
+    checkpoint.save(tmp_path, 5, module, opt, {})
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    locked, _ = trained(steps=0)
+    with pytest.raises(InputError, match=r"optimizer\.safetensors holds the state of '1\.(weight|bias)'"):
+        found.restore(locked, torch.optim.AdamW([*locked.parameters()][:2]))
 
 
 def test_files_are_safetensors_and_json_alone(tmp_path: Path) -> None:
@@ -115,6 +125,7 @@ def test_a_folder_in_use_is_claimed_only_to_resume(tmp_path: Path, monkeypatch: 
     assert checkpoint.claim(tmp_path / "new", resume=True) is None
     module, opt = trained()
     checkpoint.save(tmp_path, 5, module, opt, {})
+    (tmp_path / "config.yaml").touch()
     with pytest.raises(InputError, match="not empty.*--resume"):
         checkpoint.claim(tmp_path, resume=False)
     assert checkpoint.claim(tmp_path, resume=True).step == 5  # type: ignore[union-attr]
@@ -124,3 +135,15 @@ def test_a_folder_in_use_is_claimed_only_to_resume(tmp_path: Path, monkeypatch: 
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file"):
         checkpoint.claim(tmp_path / "file", resume=False)
+
+
+def test_a_folder_that_holds_something_else_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert checkpoint.claim(tmp_path, resume=True) is None  # empty: the run begins anew
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(InputError, match="no run folder: it lacks config.yaml"):
+        checkpoint.claim(tmp_path, resume=True)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    with pytest.raises(InputError, match="no run folder"):
+        checkpoint.claim(tmp_path, resume=False)
+    (tmp_path / "config.yaml").touch()  # a run that was killed before its first checkpoint
+    assert checkpoint.claim(tmp_path, resume=True) is None

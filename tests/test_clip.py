@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,22 @@ def test_own_pairs_are_trained_on_evaluated_and_the_model_opens(
     assert np.array(found["confusion"]).sum() == 10
     assert found["scores"]["top5"]["value"] == 1
 
+    # Of a split in a column with a name of its own, with the templates that lie in a folder of classes.
+    classes.write_text("image,label,fold\n" + "".join(f"{n}.png,{n % 2},{'ab'[n % 3 // 2]}\n" for n in range(10)))
+    split = ["--split", "b", "--split-column", "fold", "--json", str(report)]
+    assert main(["eval", "zeroshot", str(run), "--data", str(classes), *split]) == 0
+    found = json.loads(report.read_text())["protocol"]
+    assert found["images"] == 3
+    assert found["templates"].startswith("4 (simple)")
+    folder = tmp_path / "classes"
+    for n in range(4):
+        (folder / str(n % 2)).mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / f"{n}.png", folder / str(n % 2))
+    (folder / "templates.txt").write_text("number {}\n{}!\n")
+    for more, told in (([], f"2 ({folder / 'templates.txt'})"), (["--templates", "none"], "1 (none)")):
+        assert main(["eval", "zeroshot", str(run), "--data", str(folder), "--json", str(report), *more]) == 0
+        assert json.loads(report.read_text())["protocol"]["templates"].startswith(told)
+
     # A run begun from a run folder.
     more = ["train", "clip", "--data", str(table), "--model", str(run), "--output", str(tmp_path / "more"), *QUICK]
     assert main(more) == 0
@@ -120,6 +137,7 @@ def wrong(table: Path, tmp_path: Path) -> dict[str, str]:
         (["train", "clip", "--data", "{table}", "--model", "open_clip:ViT-B-23"], ["ViT-B-23", "did you mean"]),
         (["train", "clip", "--data", "{table}", "--model", "smal"], ["smal"]),
         (["train", "clip", "--data", "{table}", "--output", "{folder}/full"], ["not empty", "--resume"]),
+        (["train", "clip", "--data", "{table}", "--output", "{folder}/full", "--resume"], ["no run", "config.yaml"]),
         (["train", "clip", "--data", "{table}", "--output", "{folder}/0.png"], ["is a file"]),
         (["train", "clap"], ["'clap'", "did you mean 'clip'"]),
         (["train", "clip", "--batchsize", "4"], ["--batchsize", "did you mean '--batch-size'"]),

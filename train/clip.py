@@ -152,9 +152,6 @@ def run(config: Config) -> dict[str, Any]:
 
     if config.model == "small" and pairs.photographs:
         say("Photographs: `small` learns little from them. Better start from --model open_clip:ViT-B-32/openai")
-    for what, n in getattr(pairs, "dropped", {}).items():
-        if n:
-            say(f"Left out of {pairs.name}: {n} with {what}.")
     side = config.image_size or (64 if pairs.photographs else 32)
     towers = build(config.model, train_tokenizer=train_tokenizer, side=side)
     for name in ("image", "text"):
@@ -172,7 +169,7 @@ def run(config: Config) -> dict[str, Any]:
         optimizer=lambda groups: torch.optim.AdamW(
             groups, weight_decay=config.wd, betas=(config.beta1, config.beta2), eps=config.eps
         ),
-        lr=lambda step, steps: cosine(config.lr, steps, config.warmup)(step),
+        lr=lambda steps: cosine(config.lr, steps, config.warmup),
         clip_norm=config.clip_norm or None,
         evaluate=lambda: evaluate(method.export(), tests),
     )

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.errors import InputError
+from xmodal.weights import load_weights
 
 MANIFEST = "manifest.json"
 
@@ -35,14 +36,9 @@ class Checkpoint:
         """Put the tensors back. Raises InputError where the method has other tensors than the one that was saved."""
         from safetensors.torch import load_file
 
-        saved = load_file(self.folder / "method.safetensors")
-        missing, unexpected = method.load_state_dict(saved, strict=False)
-        if missing or unexpected:
-            raise InputError(
-                f"{self.folder} was written by another model: it lacks {len(missing)} tensors "
-                f"and has {len(unexpected)} others (first: {[*missing, *unexpected][0]})."
-            )
-        _restore_optimizer(method, optimizer, load_file(self.folder / "optimizer.safetensors"), self.state["optimizer"])
+        load_weights(method, self.folder / "method.safetensors")
+        file = self.folder / "optimizer.safetensors"
+        _restore_optimizer(method, optimizer, load_file(file), self.state["optimizer"], file)
 
 
 def is_restart() -> bool:
@@ -53,13 +49,17 @@ def is_restart() -> bool:
 def claim(folder: Path, resume: bool) -> Checkpoint | None:
     """Check a run folder before anything is written: new or empty without `resume`, else its newest checkpoint.
 
-    A resume of a folder that has nothing yet begins anew. Raises InputError for a folder in use.
+    A resume of a folder that is missing or empty, or of a run without a checkpoint yet, begins anew. Raises InputError
+    for a folder in use, and for a resume of a folder that holds something else than a run.
     """
     if folder.is_file():
         raise InputError(f"{folder} is a file; --output takes a folder.")
+    used = folder.is_dir() and any(folder.iterdir())
     if resume or is_restart():
+        if used and not (folder / "config.yaml").is_file():
+            raise InputError(f"{folder} is not empty and no run folder: it lacks config.yaml. Choose another --output.")
         return newest(folder)
-    if folder.is_dir() and any(folder.iterdir()):
+    if used:
         raise InputError(f"{folder} is not empty. Go on with that run by --resume, or choose another --output.")
     return None
 
@@ -152,13 +152,15 @@ def _optimizer_state(method: nn.Module, optimizer: torch.optim.Optimizer) -> tup
 
 
 def _restore_optimizer(
-    method: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], numbers: dict[str, Any]
+    method: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], numbers: dict[str, Any], file: Path
 ) -> None:
     names = {id(p): name for name, p in method.named_parameters()}
     places = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for key, value in {**tensors, **numbers}.items():
         kind, name = key.split("/", 1)
+        if name not in places:
+            raise InputError(f"{file} holds the state of {name!r}, which was trained then and is not now.")
         state.setdefault(places.index(name), {})[kind] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 

@@ -31,11 +31,11 @@ class Shared:
     """The flags every recipe shares. Those without a default have no common one: each paper has its own."""
 
     data: str = "glyphs"
-    """What to train on: a built-in set, a table of images and captions (CSV, TSV), a folder."""
+    """What to train on: a built-in set, or a table of images and captions (CSV, TSV)."""
     val: str | None = None
     """What to evaluate on instead of the validation split of --data."""
     output: Path | None = None
-    """The folder of the run; runs/NAME if not given. It must be empty, except with --resume."""
+    """The folder of the run; runs/NAME if not given. It must be empty, or with --resume that run's own."""
     preset: Literal["auto", "paper", "quick"] = "auto"
     """paper: the defaults listed here. quick: for two CPU cores. auto: quick on built-in data, else paper."""
     epochs: float
@@ -160,20 +160,27 @@ def write(config: Any, path: str | Path) -> None:
     """Keep the resolved values as YAML, in the order of the fields; `--config PATH` brings them back."""
     import yaml
 
-    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in NOT_KEPT}
-    plain = {VERSION_KEY: __version__, **{name: _plain(value) for name, value in values.items()}}
-    Path(path).write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    values = {VERSION_KEY: __version__, **plain(config)}
+    Path(path).write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """The values as YAML has them, in the order of the fields: paths are strings, tuples are lists.
+
+    Without those that say how a run was started, not what it is: `config` and `resume`.
+    """
+
+    def of(value: Any) -> Any:
+        if isinstance(value, Path):
+            return str(value)
+        return [of(v) for v in value] if isinstance(value, tuple | list) else value
+
+    return {f.name: of(getattr(config, f.name)) for f in dataclasses.fields(config) if f.name not in NOT_KEPT}
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """The values in a configuration file, as YAML has them: paths are strings, tuples are lists."""
+    """The values in a configuration file, in the types of `plain`."""
     return _load(Path(path))[0]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
 
 
 def _replace(config: T, values: Mapping[str, Any]) -> T:

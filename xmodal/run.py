@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from xmodal import checkpoint, distributed
@@ -42,7 +41,11 @@ class Run:
     resume: checkpoint.Checkpoint | None
 
     def batches(self, source: Source, prepare_images: Callable[..., Any], tokenize: Callable[..., Any]) -> Batches:
-        """This process's part of each global batch. On a resume the global batch of the checkpoint counts."""
+        """This process's part of each global batch; says what was left out of the data.
+
+        On a resume the global batch of the checkpoint counts. Raises InputError where it can't be shared out, and
+        where the data is not what the run began with.
+        """
         processes = distributed.processes()
         batch = self.config.batch_size * processes
         if self.resume is not None:
@@ -57,11 +60,14 @@ class Run:
                     f"{self.folder} was trained on other data than {self.config.data} holds now "
                     "(rows, captions or files differ). Begin anew in another --output."
                 )
-        first = distributed.rank() * (batch // processes)
+        for lack, n in source.dropped.items():
+            if n:
+                say(f"Left out of {source.name}: {n} with {lack}.")
+        here = distributed.part(batch)
         return Batches(
             source,
             batch=batch,
-            part=(first, first + batch // processes),
+            part=(here.start, here.stop),
             seed=self.config.seed,
             prepare_images=prepare_images,
             tokenize=tokenize,
@@ -73,17 +79,17 @@ class Run:
         data: Batches,
         *,
         optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
-        lr: Callable[[int, int], float],
+        lr: Callable[[int], Callable[[int], float]],
         evaluate: Callable[[], tuple[dict[str, Any], dict[str, dict[str, float]]]] | None = None,
         clip_norm: float | None = 1.0,
     ) -> None:
-        """Write the configuration, then fit; lr(step, steps) is the learning rate of a step.
+        """Write the configuration, then fit; lr(steps)(step) is the learning rate of a step.
 
         evaluate: returns protocol and scores; the loop logs the scores' values.
         """
         config, processes = self.config, distributed.processes()
         steps = config.steps or max(1, round(config.epochs * data.steps_per_epoch))
-        if distributed.rank() == 0:
+        if distributed.is_first():
             self.folder.mkdir(parents=True, exist_ok=True)
             if self.resume is None:
                 resolved = dataclasses.replace(config, output=self.folder)
@@ -97,7 +103,7 @@ class Run:
         if self.resume is not None:
             say(f"Going on after step {self.resume.step}." + self._differences())
         if config.track:
-            told = {name: "" if value is None else str(value) for name, value in _flat(config).items()}
+            told = {name: "" if value is None else str(value) for name, value in configuration.plain(config).items()}
             self.accelerator.init_trackers(self.name, config=told)
         setting = Setting(
             steps=steps,
@@ -117,13 +123,13 @@ class Run:
             setting,
             accelerator=self.accelerator,
             optimizer=optimizer,
-            lr=lambda step: lr(step, steps),
+            lr=lr(steps),
             log=Log(self.folder, self.accelerator),
             quarantine=quarantine,
             evaluate=(lambda: {n: s["value"] for n, s in evaluate()[1].items()}) if evaluate else None,
             resume=self.resume,
         )
-        if distributed.rank() == 0:
+        if distributed.is_first():
             method.export().save(self.folder)
         distributed.wait()
 
@@ -131,7 +137,7 @@ class Run:
         """Write scores.json, print the table, end the trackers."""
         from xmodal.evaluators.scores import print_table, write_scores
 
-        if distributed.rank() == 0:
+        if distributed.is_first():
             write_scores(self.folder / "scores.json", protocol, scores)
             print_table(protocol, scores)
         if self.config.track:
@@ -146,7 +152,7 @@ class Run:
             before = configuration.read(self.folder / "config.yaml")
         except InputError:
             return ""
-        now = _flat(self.config)
+        now = configuration.plain(self.config)
         told = [name for name in before if name in now and name not in NOT_THE_RUN]
         changed = [f"{name} {before[name]} -> {now[name]}" for name in told if now[name] != before[name]]
         return f" Other settings than it began with: {', '.join(changed)}." if changed else ""
@@ -159,7 +165,6 @@ def begin(name: str, config: configuration.Shared) -> Run:
     resume = checkpoint.claim(folder, config.resume)
     distributed.wait()  # a folder is looked at by all before the first writes into it
     torch.manual_seed(config.seed)
-    np.random.seed(config.seed % 2**32)  # for libraries that draw from it; our own code does not
     return Run(name, config, folder, accelerator, resume)
 
 
@@ -168,13 +173,3 @@ def _workers() -> int:
     if not torch.cuda.is_available():
         return 0
     return max(1, min(8, (os.cpu_count() or 1) // torch.cuda.device_count() - 1))
-
-
-def _flat(config: configuration.Shared) -> dict[str, Any]:
-    """The configuration in the types of its file."""
-    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    plain = (bool, int, float, str, type(None))
-    return {
-        name: value if isinstance(value, plain) else list(value) if isinstance(value, tuple) else str(value)
-        for name, value in values.items()
-    }

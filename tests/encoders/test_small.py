@@ -110,6 +110,17 @@ def test_it_is_loaded_as_it_was_saved(towers: TwoTower, tmp_path: Path) -> None:
     ]
 
 
+def test_weights_of_another_size_are_refused(towers: TwoTower, tokenizer: PiecesTokenizer, tmp_path: Path) -> None:
+    small_towers(tokenizer, side=32, d=24).save(tmp_path)
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    towers.save(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    with pytest.raises(InputError) as caught:
+        xmodal.load(str(tmp_path))
+    for part in ("model.safetensors", "'image.projection.weight'", "(24, 8192)", "(16, 8192)"):
+        assert part in str(caught.value)
+
+
 def test_encoding_takes_lists_and_names_what_it_cannot_read(towers: TwoTower, tmp_path: Path) -> None:
     assert towers.encode_image([]).shape == (0, 16)
     assert towers.encode_text([]).shape == (0, 16)

@@ -46,6 +46,7 @@ class Memory:
     bad: tuple[int, ...] = ()
     name: str = "memory"
     photographs: bool = False
+    dropped: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         ids = range(len(self.colours)) if self.image_id is None else self.image_id

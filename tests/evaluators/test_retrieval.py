@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from clip_benchmark.metrics import zeroshot_retrieval as peer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -307,7 +308,6 @@ class Prepared:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_like_clip_benchmark_to_the_last_digit(seed: int) -> None:
-    peer = pytest.importorskip("clip_benchmark.metrics.zeroshot_retrieval")
     g = torch.Generator().manual_seed(seed)
     captions = torch.randint(1, 6, (60,), generator=g).tolist()
     owner = torch.repeat_interleave(torch.arange(60), torch.tensor(captions))

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from clip_benchmark.metrics import zeroshot_classification as peer
+from sklearn import metrics
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -68,7 +70,6 @@ def test_small_types_of_labels(dtype: type) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_like_scikit_learn(seed: int) -> None:
-    metrics = pytest.importorskip("sklearn.metrics")
     image, classes, labels = problem(80, 30, seed)  # some classes don't occur, some are never answered
     _, predicted = predictions(image, classes, labels)
     right = labels.numpy()
@@ -208,7 +209,6 @@ class Loader:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_like_clip_benchmark_to_the_last_digit(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    peer = pytest.importorskip("clip_benchmark.metrics.zeroshot_classification")
     # 1.6.2 calls float() on arrays of one number, which NumPy 2.4 refuses.
     monkeypatch.setattr(peer, "float", lambda array: array.item(), raising=False)
     g = torch.Generator().manual_seed(seed)

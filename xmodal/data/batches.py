@@ -5,7 +5,6 @@ All of it is a function of the seed and the step, so workers, processes and rest
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from xmodal.data.augment import DRAWS
 from xmodal.data.order import CAPTION, SUBSTITUTE, draws, positions_of_step, shuffle, steps_per_epoch
 from xmodal.data.source import Source
+from xmodal.data.stable_id import stable_id
 from xmodal.errors import BadSample, InputError
 
 MOST_TRIES = 100  # rows in a row that can't be read before the data is given up
@@ -72,7 +72,7 @@ class Batches(Dataset):
             "image": self.prepare_images(pictures, draws(self.seed, epoch, positions, DRAWS)),
             "text": self.tokenize(texts),
             "image_id": torch.from_numpy(self.source.image_id[rows]),
-            "text_id": torch.tensor([text_id(text) for text in texts], dtype=torch.long),
+            "text_id": torch.tensor([stable_id(text) for text in texts], dtype=torch.long),
             "row": torch.from_numpy(rows),
         }
         return batch, skipped
@@ -96,11 +96,6 @@ class Batches(Dataset):
                 attempt += 1
             pictures[i] = picture
         return pictures, rows, skipped
-
-
-def text_id(text: str) -> int:
-    """A number for a caption, equal for equal captions everywhere; int64."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
 
 
 def loader(

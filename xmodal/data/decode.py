@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import io
 import stat
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -54,6 +55,17 @@ def decode(
         raise BadSample(reason, str(error)) from None
     except Exception as error:  # Pillow's plugins end in exceptions of any kind when bytes inside a file are wrong
         raise BadSample("damaged", f"{type(error).__name__}: {error}") from None
+
+
+def decode_each(paths: Iterable[Path]) -> list[Image.Image | np.ndarray | BadSample]:
+    """The pictures of files, in their order; one that can't be read comes back as the reason why."""
+    found: list[Image.Image | np.ndarray | BadSample] = []
+    for path in paths:
+        try:
+            found.append(decode(path))
+        except BadSample as problem:
+            found.append(problem)
+    return found
 
 
 def looks_photographic(path: Path) -> bool:

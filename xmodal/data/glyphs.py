@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import unicodedata
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from string import ascii_lowercase
@@ -139,6 +140,7 @@ class Glyphs:
     photographs = False
 
     def __init__(self, split: str = "train") -> None:
+        self.dropped: Mapping[str, int] = {}  # what is left out is left out by the protocol
         self.name = "glyphs" if split == "train" else f"glyphs/{split}"
         faces, unseen = (TRAIN_FACES, False) if split == "train" else ((TESTS[split][0],), TESTS[split][1])
         known = split != "train" and not unseen  # only names that training has seen

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -22,6 +22,7 @@ class Source(Protocol):
     name: str
     photographs: bool  # as opposed to drawings and signs, in which a flip changes the meaning
     image_id: np.ndarray  # (n,) int64, equal for equal images
+    dropped: Mapping[str, int]  # how much of the data is no row, by what it lacks, such as "no caption"
 
     def __len__(self) -> int: ...
 
@@ -94,13 +95,6 @@ def captions(source: Source) -> Iterator[str]:
     """Every text of a source, row by row."""
     for row in range(len(source)):
         yield from source.texts(row)
-
-
-def readable_rows(source: Source, rows: np.ndarray) -> Iterator[tuple[int, Any]]:
-    """Rows and their pictures, without those that can't be read."""
-    for row, picture in zip(rows.tolist(), source.images(rows), strict=True):
-        if not isinstance(picture, BadSample):
-            yield row, picture
 
 
 def _not_found(spec: str) -> str:

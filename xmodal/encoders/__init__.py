@@ -48,8 +48,8 @@ def build(spec: str, *, train_tokenizer: Callable[[], Any] | None, side: int = 3
 
 
 def from_folder(folder: Path) -> TwoTower:
-    """Open what `TwoTower.save` wrote. Raises InputError for another folder."""
-    from safetensors.torch import load_file
+    """Open what `TwoTower.save` wrote. Raises InputError for another folder, and for weights of another model."""
+    from xmodal.weights import load_weights
 
     if not (folder / "model.json").is_file() or not (folder / "model.safetensors").is_file():
         hint = " Its training did not get as far as a model." if (folder / "config.yaml").is_file() else ""
@@ -67,7 +67,5 @@ def from_folder(folder: Path) -> TwoTower:
         towers = open_clip_from_folder(folder, description)
     else:
         raise InputError(f"{folder}/model.json is of kind {description.get('kind')!r}, which is not known here.")
-    missing, unexpected = towers.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
-    if missing or unexpected:
-        raise InputError(f"{folder}/model.safetensors does not fit model.json: {[*missing, *unexpected][0]!r}.")
+    load_weights(towers, folder / "model.safetensors")
     return towers

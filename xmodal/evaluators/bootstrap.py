@@ -53,13 +53,6 @@ def statistic_score(
     return _score(statistic(np.ones(n)), np.array([statistic(times[of_group]) for times in drawn]))
 
 
-def difference_score(
-    first: np.ndarray, second: np.ndarray, groups: np.ndarray | None = None, resamples: int = RESAMPLES, seed: int = 0
-) -> Score:
-    """mean(second) − mean(first) of two systems on the same queries, resampled together (paired bootstrap)."""
-    return mean_score(second - first, groups, resamples, seed)
-
-
 def _groups(values: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
     return np.arange(len(values)) if groups is None else np.unique(groups, return_inverse=True)[1]
 

@@ -1,0 +1,30 @@
+"""The tensors of a safetensors file into a module, all of them or none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from xmodal.errors import InputError
+
+
+def load_weights(module: nn.Module, file: Path) -> None:
+    """Put the tensors of `file` into the parameters and buffers of the same names.
+
+    Raises InputError, before anything is changed, for a damaged file and where a name or a shape differs.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        found = load_file(file)
+    except SafetensorError as error:
+        raise InputError(f"{file} is damaged or no safetensors file: {error}") from None
+    there = {name: tuple(t.shape) for name, t in found.items()}
+    here = {name: tuple(t.shape) for name, t in module.state_dict().items()}
+    for name in [*here, *there]:
+        if here.get(name) != there.get(name):
+            in_file, in_model = there.get(name, "missing"), here.get(name, "missing")
+            raise InputError(f"{file} is of another model: {name!r} is {in_file} in the file, {in_model} in the model.")
+    module.load_state_dict(found)
