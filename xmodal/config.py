@@ -44,8 +44,9 @@ class Shared:
     """The number of optimiser steps, instead of --epochs."""
     batch_size: int
     """Pairs in a step on each process."""
-    micro_batch: int | None = None
-    """Encode so many pairs at a time on each process (gradient caching): less memory, the same gradient."""
+    micro_batch: int | Literal["auto"] | None = None
+    """Encode so many pairs at a time on each process (gradient caching): less memory, the same gradient.
+    auto: as many as fit into the memory that is free."""
     lr: float
     """The highest learning rate."""
     wd: float
@@ -81,12 +82,12 @@ class Shared:
         for name, least in {
             "steps": 1,
             "batch_size": 1,
-            "micro_batch": 1,
             "seed": 0,
             "warmup": 0,
             "workers": 0,
         }.items():
             require(self, name, lambda v, least=least: v >= least, f"at least {least}")
+        require(self, "micro_batch", lambda v: v == "auto" or v >= 1, "at least 1, or auto")
         for name in ("eval_every", "save_every", "wd"):
             require(self, name, lambda v: 0 <= v < math.inf, "0 or more")
         for name in ("epochs", "lr"):

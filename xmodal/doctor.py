@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xmodal import __version__
+from xmodal.machine import cgroup, memory_bytes
 
 GIB = 2**30
 
@@ -163,27 +164,17 @@ def _cores() -> str:
     """Cores of the machine and, where it is fewer, those this process may use."""
     every = os.cpu_count() or 1
     usable = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else every)
-    quota = _cgroup("cpu.max").split()  # "max 100000" or "200000 100000": microseconds in a period
+    quota = cgroup("cpu.max").split()  # "max 100000" or "200000 100000": microseconds in a period
     if len(quota) == 2 and quota[0] != "max":
         usable = min(usable, int(quota[0]) / int(quota[1]))
     return f"{every} cores" + (f", {usable:g} of them usable here" if usable < every else "")
 
 
-def _cgroup(name: str) -> str:
-    """A limit that a container sets (cgroup v2), or nothing."""
-    try:
-        return Path("/sys/fs/cgroup", name).read_text()
-    except OSError:
-        return ""
-
-
 def room() -> list[Line]:
     """Memory, shared memory, disk and open files."""
     lines = []
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        limit = _cgroup("memory.max").strip()
-        memory = min(memory, int(limit)) if limit.isdigit() else memory
+    memory = memory_bytes()
+    if memory:
         lines.append(Line("Memory", f"{memory / GIB:.1f} GiB"))
     if Path("/dev/shm").exists():
         shared = shutil.disk_usage("/dev/shm")

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -18,7 +18,8 @@ from xmodal import checkpoint, distributed
 from xmodal.data.batches import Batches, Quarantine, loader
 from xmodal.grad_cache import gradients
 from xmodal.method import Method, Progress
-from xmodal.report.log import Log
+from xmodal.micro_batch import largest_slice
+from xmodal.report.log import Log, say
 
 MOST_SKIPPED = 5  # steps in a row without a finite gradient before the run ends
 
@@ -29,7 +30,7 @@ class Setting:
 
     steps: int
     seed: int = 0
-    micro_batch: int | None = None
+    micro_batch: int | Literal["auto"] | None = None
     clip_norm: float | None = 1.0
     workers: int = 0
     save_every: int = 0  # steps; 0 is only at the end
@@ -62,10 +63,12 @@ def fit(
     progress = Progress(0, setting.steps, data.steps_per_epoch, data.global_batch)
     groups = [g for g in method.parameter_groups() if g["params"]]
     opt = optimizer(groups)
-    start, skipped_steps = 0, 0
+    start, skipped_steps, micro_batch = 0, 0, setting.micro_batch
     if resume is not None:
         resume.restore(method, opt)
         start, skipped_steps = resume.step, resume.state["skipped_steps"]
+        if micro_batch == "auto":  # dropout's draws depend on the slices
+            micro_batch = resume.state.get("micro_batch") or "auto"
     if setting.compile:
         method.towers.compile()
     parameters = [p for g in groups for p in g["params"]]
@@ -73,7 +76,12 @@ def fit(
 
     def save(step: int) -> None:
         if distributed.is_first():
-            state = {"batch": data.global_batch, "data": fingerprint, "skipped_steps": skipped_steps}
+            state = {
+                "batch": data.global_batch,
+                "data": fingerprint,
+                "micro_batch": micro_batch,
+                "skipped_steps": skipped_steps,
+            }
             checkpoint.save(log.folder, step, method, opt, state)
         distributed.wait()
 
@@ -83,8 +91,11 @@ def fit(
     for step, batch, skipped in loader(data, start, setting.steps, setting.workers):
         progress = Progress(step, setting.steps, data.steps_per_epoch, data.global_batch)
         method.train()
+        if micro_batch == "auto":
+            micro_batch = largest_slice(method, batch, device, accelerator.autocast)
+            say(f"--micro-batch auto: {micro_batch} of {data.global_batch // distributed.processes()} pairs at a time.")
         loss, metrics, representations, targets = gradients(
-            method, batch, progress, device, setting.seed, setting.micro_batch, accelerator.autocast
+            method, batch, progress, device, setting.seed, micro_batch, accelerator.autocast
         )
         unreadable = quarantine.new(skipped, step + 1)
         found = distributed.sum_gradients(parameters, torch.tensor([float(len(unreadable))]))
