@@ -1,145 +1,172 @@
-"""How fast the evaluators are, beside the libraries that people use for the same.
+"""How fast, how small and how exact xmodal is on this machine, beside the libraries that people use for the same.
 
-The figures mean something on an idle machine only: threads that wait for a busy core cost the two unequally.
+In turn in one run, in float32, on the GPU where there is one. A figure means something on an idle machine only: what
+others took of the CPU meanwhile stands beside it.
 
-    xmodal eval speed
-    xmodal eval speed retrieval --images 1000 --texts 5000 --json speed.json
+    xmodal eval speed                               retrieval, against faiss
+    xmodal eval speed clip                          symmetric InfoNCE, against open_clip
+    xmodal eval speed clip --noise 3 --scale 100    the same for a batch that is almost solved
+    xmodal eval speed siglip --pairs 4096
+    xmodal eval speed nt_xent --pairs 2048
+    xmodal eval speed cached --pairs 4096           the loss of a cached step, against sentence-transformers
+    xmodal eval speed grad_cache                    a step in slices, against the step in one piece
+    xmodal eval speed fits                          the largest batch whose loss fits into this machine's memory
 """
 
 from __future__ import annotations
 
-import statistics
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
 from xmodal.cli import guard
 from xmodal.config import parse, require
-from xmodal.errors import InputError
 
-TOP = 10
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from xmodal.benchmarks.timing import Contest
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    what: tyro.conf.Positional[Literal["retrieval"]] = "retrieval"
-    """retrieval: ranks of both directions, against two exact searches of faiss."""
+    what: tyro.conf.Positional[Literal["retrieval", "clip", "siglip", "nt_xent", "cached", "grad_cache", "fits"]] = (
+        "retrieval"
+    )
+    """What to measure; see above."""
     images: int = 5000
-    """Images; 5000 with 25000 texts is the size of COCO's test set."""
+    """retrieval: images; 5000 with 25000 texts is the size of COCO's test set."""
     texts: int = 25000
-    """Texts, dealt out to the images in turn."""
+    """retrieval: texts, dealt out to the images in turn."""
+    pairs: int | None = None
+    """Losses: pairs in the batch, 8192 if not given; grad_cache: 1024."""
     width: int = 512
     """Numbers in an embedding; 512 is that of CLIP's ViT-B/32."""
+    scale: float = 14.3
+    """Losses: 1 / temperature; 14.3 is where CLIP begins, 100 where it ends."""
+    noise: float | None = None
+    """Losses: texts are images plus so much noise, instead of random: the less, the more nearly solved."""
+    keep_mib: int = 0
+    """clip: memory in which exponentials may be kept for the backward pass."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Losses: the type of the embeddings."""
+    micro_batch: int = 64
+    """grad_cache: pairs in a slice."""
     repeats: int = 5
     """How often each is timed, after a first time that isn't."""
-    seed: int = 0
-    """Of the embeddings."""
     json: Path | None = None
     """Write the figures here as well."""
 
     def check(self) -> None:
-        for name in ("width", "repeats"):
+        for name in ("pairs", "width", "repeats", "micro_batch"):
             require(self, name, lambda v: v >= 1, "at least 1")
-        require(self, "images", lambda v: v >= TOP, f"at least {TOP}: faiss is asked for so many neighbours")
+        require(self, "images", lambda v: v >= 10, "at least 10: faiss is asked for so many neighbours")
         require(self, "texts", lambda v: v >= self.images, "at least as many as images: each needs one")
+        require(self, "scale", lambda v: v > 0, "more than 0")
+        for name in ("keep_mib", "noise"):
+            require(self, name, lambda v: v >= 0, "0 or more")
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Check that both give the same recall, time them in turn, print; returns protocol, seconds and the ratio."""
-    from importlib.metadata import version as faiss_version
-
-    import numpy as np
-
-    from xmodal.evaluators.retrieval import hits, ranks
+    """Measure, print; returns protocol and figures, which --json also writes."""
     from xmodal.evaluators.scores import write_json
-    from xmodal.report.timing import in_turn, machine
 
-    search = _faiss_search()
-    rng = np.random.default_rng(config.seed)
-    owner = np.arange(config.texts) % config.images  # (m,) the image of each text
-    image = _unit(rng.standard_normal((config.images, config.width), dtype=np.float32))  # (n, d)
-    noise = rng.standard_normal((config.texts, config.width), dtype=np.float32)
-    text = _unit(image[owner] + 8 * noise / np.sqrt(config.width))  # (m, d), cosines of about 0.12: half are found
-    pairs = np.stack([owner, np.arange(config.texts)], 1)
+    if config.what == "fits":
+        from xmodal.benchmarks.fits import fits
 
-    def ours() -> dict[str, float]:
-        of_image, of_text = ranks(image, text, pairs)
-        return {"image_to_text/R@10": hits(of_image, TOP).mean(), "text_to_image/R@10": hits(of_text, TOP).mean()}
+        result = fits("clip", config.width)
+        _print_fits(result)
+    else:
+        from xmodal.benchmarks.timing import measure
 
-    def theirs() -> dict[str, float]:
-        found, back = search(text, image), search(image, text)  # (n, 10) texts, (m, 10) images
-        return {
-            "image_to_text/R@10": (owner[found] == np.arange(config.images)[:, None]).any(1).mean(),
-            "text_to_image/R@10": (back == owner[:, None]).any(1).mean(),
-        }
-
-    recall, other = ours(), theirs()
-    if any(abs(recall[name] - other[name]) > 2 / config.images for name in recall):  # two may fall to rounding
-        raise RuntimeError(f"xmodal and faiss disagree, so their times mean nothing: {recall}, {other}")
-    seconds = in_turn({"xmodal": ours, "faiss": theirs}, config.repeats)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
-    result = {
-        "protocol": {
-            "what": "ranks of all images among texts and of all texts among images, from embeddings to R@10",
-            "xmodal": "one pass over the similarities for both directions: every rank, R@k for any k",
-            "faiss": f"two IndexFlatIP (exact) searches for the {TOP} nearest, building both indices included",
-            "order": "in turn, the first changing; medians",
-            **{name: value for name, value in asdict(config).items() if name not in ("what", "json")},
-            **machine(),
-            "faiss version": faiss_version("faiss-cpu"),
-        },
-        "recall": {name: float(value) for name, value in recall.items()},
-        "seconds": seconds,
-        "medians": medians,
-        "ratio": medians["xmodal"] / medians["faiss"],
-    }
+        result = measure(_contest(config), config.repeats)
+        _print(result)
     if config.json:
         write_json(config.json, result)
-    _print(result)
     return result
 
 
-def _faiss_search() -> Callable[[Any, Any], Any]:
-    """A function of a gallery (n, d) and queries (m, d) that gives the gallery's nearest rows (m, 10)."""
-    try:
-        import faiss
-    except ImportError:
-        raise InputError('faiss is not installed, and this compares with it: pip install "xmodal[bench]"') from None
+def _contest(config: Config) -> Contest:
+    if config.what == "retrieval":
+        from xmodal.benchmarks import retrieval
 
-    def search(gallery: Any, queries: Any) -> Any:
-        index = faiss.IndexFlatIP(gallery.shape[1])
-        index.add(gallery)  # pyright: ignore[reportCallIssue]
-        return index.search(queries, TOP)[1]  # pyright: ignore[reportCallIssue]
+        return retrieval.contest(config.images, config.texts, config.width)
+    if config.what == "grad_cache":
+        from xmodal.benchmarks import step
 
-    return search
+        return step.contest(config.pairs or 1024, config.micro_batch)
+    import torch
 
+    from xmodal.benchmarks import losses
 
-def _unit(rows: Any) -> Any:
-    import numpy as np
-
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    keep = config.keep_mib * 2**20
+    return losses.contest(config.what, config.pairs or 8192, config.width, config.scale, config.noise, keep, dtype)
 
 
 def _print(result: dict[str, Any]) -> None:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     from xmodal.evaluators.scores import print_protocol
 
     table = Table(show_edge=False, pad_edge=False, box=SIMPLE_HEAD)
-    table.add_column("")
-    for column in ("median s", "fastest", "slowest"):
+    extra = list(dict.fromkeys(name for figures in result["columns"].values() for name in figures))
+    table.add_column("", no_wrap=True)
+    for column in ("median s", "fastest", "peak MiB", *extra):
+        table.add_column(column, justify="right", no_wrap=True)
+    for who in result["seconds"]:
+        peak = result["peak bytes"].get(who)
+        figures = result["columns"].get(who, {})
+        table.add_row(
+            who,
+            *(f"{result[kind][who]:.4f}" for kind in ("medians", "fastest")),
+            "" if peak is None else f"{peak / 2**20:.0f}",
+            *(_figure(name, figures.get(name)) for name in extra),
+        )
+    table.add_section()
+    ours = next(iter(result["seconds"]))
+    for who, ratio in result["ratio of medians"].items():
+        table.add_row(f"{ours} / {who}", f"{ratio:.2f}", f"{result['ratio of fastest'][who]:.2f}")
+    _wide_enough().print(table)
+    print_protocol({"what": result["what"], **result["protocol"]})
+
+
+def _wide_enough() -> Console:
+    """A terminal's width, but never so little that figures are cut."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.width = max(console.width, 110)
+    return console
+
+
+def _figure(name: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.0e}" if name.endswith("±") else f"{100 * value:.1f}"
+
+
+def _print_fits(result: dict[str, Any]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from xmodal.evaluators.scores import print_protocol
+
+    table = Table(show_edge=False, pad_edge=False, box=SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    for column in ("largest batch", "KiB a pair", "bytes a pair of pairs"):
         table.add_column(column, justify="right")
-    for name, times in result["seconds"].items():
-        table.add_row(name, *(f"{value:.3f}" for value in (result["medians"][name], min(times), max(times))))
-    table.add_row("xmodal / faiss", f"{result['ratio']:.2f}")
-    Console(highlight=False).print(table)
-    print_protocol({**result["recall"], **result["protocol"]})
+    for who, found in result["fits"].items():
+        figures = found["bytes a pair"] / 1024, found["bytes a pair of pairs"]
+        table.add_row(who, f"{found['largest batch']:,}", *(f"{value:.1f}" for value in figures))
+    _wide_enough().print(table)
+    print_protocol(result["protocol"])
+    print("\nThis is the loss alone. Towers take memory, too: train with --micro-batch auto, which finds their slice.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

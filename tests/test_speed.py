@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from xmodal.benchmarks.timing import Others, in_turn, peak_bytes
 from xmodal.cli import main
 from xmodal.errors import InputError
 from xmodal.eval.speed import Config, run
-from xmodal.report.timing import in_turn, peak_bytes
 
 TINY = ["--images", "64", "--texts", "128", "--width", "16", "--repeats", "1"]
 
@@ -28,12 +28,13 @@ def test_tiny_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "CPU: ",
         "threads: torch ",
         "building both indices included",
-        "faiss version: 1.",
+        "faiss: 1.",
+        "CPU taken by others: ",
     ):
         assert words in said
     written = json.loads(file.read_text())
-    assert 0 < written["recall"]["text_to_image/R@10"] <= 1
-    assert written["ratio"] == written["medians"]["xmodal"] / written["medians"]["faiss"]
+    assert 0 < written["columns"]["xmodal"]["text_to_image/R@10"] <= 1
+    assert written["ratio of medians"] == {"faiss": written["medians"]["xmodal"] / written["medians"]["faiss"]}
     assert written["protocol"]["texts"] == 128
 
 
@@ -49,6 +50,7 @@ def test_without_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--images", "9"], "--images is 9; expected at least 10"),
         (["--images", "64", "--texts", "63"], "--texts is 63; expected at least as many as images"),
         (["--repeats", "0"], "--repeats is 0; expected at least 1"),
+        (["clip", "--noise", "-1"], "--noise is -1.0; expected 0 or more"),
         (["memory"], "memory"),
     ],
 )
@@ -69,18 +71,57 @@ def test_light_at_the_top() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-@pytest.mark.parametrize("what", ["clip", "siglip", "nt_xent"])
+@pytest.mark.parametrize("what", ["clip", "siglip", "nt_xent", "cached"])
 def test_losses_are_timed_and_measured_beside_the_peers(
     what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "losses.json"
     tiny = ["--pairs", "40", "--width", "8", "--repeats", "1", "--json", str(file)]
-    assert main(["eval", "losses", what, *tiny]) == 0
-    assert "xmodal / peer" in capsys.readouterr().out
+    assert main(["eval", "speed", what, *tiny]) == 0
+    said = capsys.readouterr().out
     written = json.loads(file.read_text())
-    assert written["ratio"] == written["medians"]["xmodal"] / written["medians"]["peer"]
-    for errors in written["distance from float64"].values():
-        assert all(error < 1e-5 for error in errors.values())
+    peers = {"clip": 2, "siglip": 1, "nt_xent": 3, "cached": 1}[what]
+    assert said.count("xmodal / ") == peers == len(written["ratio of fastest"])
+    assert all(error < 1e-5 for figures in written["columns"].values() for error in figures.values())
+
+
+def test_an_almost_solved_batch_shows_who_is_exact(tmp_path: Path) -> None:
+    file = tmp_path / "losses.json"
+    flags = ["--pairs", "200", "--width", "64", "--noise", "1", "--scale", "50", "--repeats", "1", "--json", str(file)]
+    assert main(["eval", "speed", "clip", *flags]) == 0
+    columns = json.loads(file.read_text())["columns"]
+    ours = columns.pop("xmodal")
+    assert all(error < 1e-5 for error in ours.values())
+    assert all(figures["scale ±"] > 100 * ours["scale ±"] for figures in columns.values())
+
+
+def test_a_step_in_slices_beside_the_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "speed", "grad_cache", "--pairs", "12", "--micro-batch", "5", "--repeats", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "slices of 5 / in one piece" in said
+    assert "slices: 3" in said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the highest mark of a process")
+def test_which_batch_fits(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("xmodal.benchmarks.fits.free_bytes", lambda device: 2**30)
+    file = tmp_path / "fits.json"
+    assert main(["eval", "speed", "fits", "--width", "64", "--json", str(file)]) == 0
+    assert "largest batch" in capsys.readouterr().out
+    fits = json.loads(file.read_text())["fits"]
+    assert fits["xmodal"]["bytes a pair of pairs"] == 0
+    ours, *theirs = [found["largest batch"] for found in fits.values()]
+    assert all(5_000 < n < 20_000 for n in theirs)  # 2 GiB hold 23,000 squared float32: some of them, several times
+    assert ours > 10 * max(theirs)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells what the machine did")
+def test_what_others_do_meanwhile_is_seen() -> None:
+    busy = "import time; end = time.process_time() + 1\nwhile time.process_time() < end: pass"
+    with Others() as others:
+        subprocess.run([sys.executable, "-c", busy], check=True)
+    assert others.share is not None
+    assert 0.1 < others.share <= 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the highest mark of a process")
