@@ -5,6 +5,9 @@ On a CPU a strip of the tile stays in the core's cache from one operation to the
 
 from __future__ import annotations
 
+import importlib.util
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,12 +15,21 @@ from torch import Tensor
 STRIP = 2**17  # values: half a megabyte
 
 
+@cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None  # it isn't on every system that has GPUs
+
+
+def _fused(values: Tensor) -> bool:
+    return values.is_cuda and values.dtype == torch.float32 and _has_triton()
+
+
 def exponential_sums(logits: Tensor, reference: float, keep: bool) -> tuple[Tensor, Tensor]:
     """Sums of exp(logits − reference) of rows (h,) and of columns (w,), float64; with `keep` they replace the logits.
 
     Without it the logits are lost.
     """
-    if logits.is_cuda:
+    if _fused(logits):
         from xmodal.objectives import kernels
 
         return kernels.exponential_sums(logits, reference, keep)
@@ -34,7 +46,7 @@ def weighted_exponentials(
 
     kept: values are exponentials already, and are left as they are; otherwise they may be overwritten.
     """
-    if values.is_cuda:
+    if _fused(values):
         from xmodal.objectives import kernels
 
         out = torch.empty_like(values, dtype=dtype) if kept or values.dtype != dtype else values
@@ -48,12 +60,12 @@ def weighted_exponentials(
                 strip.sub_(reference)
             strip.exp_()
         torch.mul(strip, weight[:, None] + of_column, out=into)
-    return out
+    return out.to(dtype)
 
 
 def sigmoid_gradient(logits: Tensor, bias: float, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """σ(logits + bias) (h, w), and the sums of log(1 + exp(logits + bias)) and of σ, () float64 each."""
-    if logits.is_cuda:
+    if _fused(logits):
         from xmodal.objectives import kernels
 
         out = logits if logits.dtype == dtype else torch.empty_like(logits, dtype=dtype)
@@ -62,12 +74,13 @@ def sigmoid_gradient(logits: Tensor, bias: float, dtype: torch.dtype) -> tuple[T
     # Rows are added up in the logits' type, which is vectorised, and their sums in float64.
     losses = [F.softplus(strip, threshold=40).sum(1) for strip in logits.split(max(1, STRIP // logits.shape[1]))]
     logits.sigmoid_()
-    return logits, torch.cat(losses).sum(dtype=torch.float64), logits.sum(1).sum(dtype=torch.float64)
+    slopes = logits.sum(1).sum(dtype=torch.float64)
+    return logits.to(dtype), torch.cat(losses).sum(dtype=torch.float64), slopes
 
 
 def running_sums(logits: Tensor, top: Tensor, total: Tensor) -> None:
     """Take the tile into each row's running maximum `top` (h,) and `total` (h,) = Σ exp(logit − top), in place."""
-    if logits.is_cuda:
+    if _fused(logits):
         from xmodal.objectives import kernels
 
         return kernels.running_sums(logits, top, total)
@@ -79,7 +92,7 @@ def running_sums(logits: Tensor, top: Tensor, total: Tensor) -> None:
 
 def softmax_rows(logits: Tensor, log_all: Tensor, dtype: torch.dtype) -> Tensor:
     """exp(logits − log_all[i]), (h, w)."""
-    if logits.is_cuda:
+    if _fused(logits):
         from xmodal.objectives import kernels
 
         out = logits if logits.dtype == dtype else torch.empty_like(logits, dtype=dtype)
@@ -88,4 +101,4 @@ def softmax_rows(logits: Tensor, log_all: Tensor, dtype: torch.dtype) -> Tensor:
     high = max(1, STRIP // logits.shape[1])
     for strip, subtract in zip(logits.split(high), log_all.split(high), strict=True):
         strip.sub_(subtract[:, None]).exp_()
-    return logits
+    return logits.to(dtype)

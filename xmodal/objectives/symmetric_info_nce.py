@@ -78,17 +78,17 @@ class SymmetricInfoNCE(torch.autograd.Function):
         image, every = ctx.saved_tensors
         pairs, rows, columns, s = ctx.pairs, ctx.rows, ctx.columns, ctx.scale
         to_image, to_text = accumulator(image), accumulator(every)
-        weight = gradients[0].double() / (2 * len(every))
 
-        # d loss / d logit of a negative is exp(logit − reference) · (of its row + of its column).
-        of_row = (weight * (ctx.reference - rows.log_all).exp()).to(to_image.dtype)
-        of_column = (weight * (ctx.reference - columns.log_all).exp()).to(to_image.dtype)
+        # d loss / d logit of a negative is exp(logit − reference) · (of its row + of its column). What each loss counts
+        # is left for the end: in float16 a part of 1/N would vanish.
+        of_row = (ctx.reference - rows.log_all).exp().to(to_image.dtype)
+        of_column = (ctx.reference - columns.log_all).exp().to(to_image.dtype)
         of_row[ctx.again[0]] = 0
         of_column[ctx.again[1]] = 0
         row, column = pairs.row[pairs.positive], pairs.column[pairs.positive]
         both = rows.of_positives(row, ctx.positive) + columns.of_positives(column, ctx.positive)
         at_pairs = torch.zeros(len(pairs.row), dtype=to_image.dtype, device=image.device)
-        at_pairs[pairs.positive] = (weight * both).to(to_image.dtype)
+        at_pairs[pairs.positive] = both.to(to_image.dtype)
 
         for number, tile in enumerate(ctx.tiling):
             kept = number < len(ctx.kept)
@@ -106,8 +106,10 @@ class SymmetricInfoNCE(torch.autograd.Function):
             (ctx.again[0], image, every, pairs.row, pairs.column, rows, to_image, to_text),
             (ctx.again[1], every, image, pairs.column, pairs.row, columns, to_text, to_image),
         ):
-            counts = weight.expand(len(ours))
+            counts = torch.ones_like(sums.log_all)
             underflow.add_gradients(again, ours, others, s, own, other, sums.log_all, counts, to_ours, to_others)
-        to_scale = dots(image, to_image).sum().to(ctx.scale_dtype)
+        weight = gradients[0].double() / (2 * len(every))
+        to_scale = (weight * dots(image, to_image).sum()).to(ctx.scale_dtype)
         to_text = distributed.reduce_scatter(to_text, ctx.spread)
-        return to_image.mul_(s).to(image.dtype), to_text.mul_(s).to(image.dtype), to_scale, None, None
+        to_image, to_text = (rows.mul_(s * weight).to(image.dtype) for rows in (to_image, to_text))
+        return to_image, to_text, to_scale, None, None

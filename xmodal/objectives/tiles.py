@@ -7,6 +7,7 @@ better for rows of any type.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -114,11 +115,15 @@ def accumulator(rows: Tensor) -> Tensor:
 def common_reference(x: Tensor, y: Tensor, scale: float) -> float:
     """What exponents of all logits are taken relative to: max(0, |scale| · |x| · |y| − 70) with the longest rows.
 
-    Nothing overflows, and one number for all tiles and processes lets sums of rows and of columns be added up.
+    Nothing overflows, and one number for all tiles and processes lets sums of rows and of columns be added up. It is a
+    whole number, which every type holds exactly.
     """
     most = torch.zeros(1, dtype=torch.float64, device=x.device)
     if len(x) and len(y):  # a process may have no rows
         longest = [torch.linalg.vector_norm(rows, dim=1).max().double() for rows in (x, y)]
         most[0] = abs(scale) * longest[0] * longest[1]
     distributed.all_reduce(most, "max")
-    return max(0.0, most.item() - HEADROOM)
+    largest = most.item()
+    if not math.isfinite(largest):
+        return largest  # and so is the loss, on every process
+    return float(max(0, math.floor(largest - HEADROOM)))
