@@ -33,7 +33,7 @@ def reference(rows: Tensor, labels: list[int], temperature: Tensor) -> Tensor:
 
 @pytest.fixture(params=[4, 8, 1024])
 def _tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xmodal.objectives.tiles.HEIGHT", request.param)
+    monkeypatch.setattr("xmodal.objectives.tiles.SIDE", request.param)
 
 
 @pytest.mark.usefixtures("_tile")

@@ -72,11 +72,13 @@ class _Sigmoid(torch.autograd.Function):
         if wanted:
             to_scale = dots(image, to_image).sum()
             to_text = distributed.reduce_scatter(to_text, spread)
-            ctx.save_for_backward(to_image.mul_(s), to_text.mul_(s), to_scale, to_bias)
-            ctx.rows, ctx.dtypes = len(every), (image.dtype, text.dtype, scale.dtype, bias.dtype)
+            found = (to_image.mul_(s), to_text.mul_(s), to_scale, to_bias)
+            dtypes = (image.dtype, text.dtype, scale.dtype, bias.dtype)
+            ctx.save_for_backward(*(f.div_(len(every)).to(t) for f, t in zip(found, dtypes, strict=True)))
         return loss.to(torch.promote_types(image.dtype, torch.float32))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        weight = gradients[0] / ctx.rows
-        return *((saved * weight).to(t) for saved, t in zip(ctx.saved_tensors, ctx.dtypes, strict=True)), None
+        if gradients[0].item() == 1:  # as a loss usually has it: no copies
+            return *ctx.saved_tensors, None
+        return *(saved * gradients[0].to(saved.dtype) for saved in ctx.saved_tensors), None
