@@ -32,8 +32,9 @@ class DirectedInfoNCE(torch.autograd.Function):
         tiling = Tiling([(range(len(query)), range(len(every)))], pairs)
         top = torch.full((len(query),), -torch.inf, dtype=_sum_type(query), device=query.device)
         total = torch.zeros_like(top)
+        buffer = tiling.buffer(query)
         for tile in tiling:
-            values = tile.put(logits(query[tile.rows], every[tile.columns], s), float("-inf"))
+            values = tile.put(logits(query[tile.rows], every[tile.columns], s, buffer), float("-inf"))
             epilogue.running_sums(values, top[tile.rows], total[tile.rows])
 
         at = dots(query, every, pairs.row, pairs.column) * s  # (p,)
@@ -58,8 +59,9 @@ class DirectedInfoNCE(torch.autograd.Function):
         of_places[pairs.positive] = sums.of_positives(pairs.row[pairs.positive], ctx.at[pairs.positive])
         of_places = of_places.to(to_query.dtype)
         log_all = sums.log_all.to(to_query.dtype)
+        buffer = ctx.tiling.buffer(query)
         for tile in ctx.tiling:
-            values = tile.put(logits(query[tile.rows], every[tile.columns], s), float("-inf"))
+            values = tile.put(logits(query[tile.rows], every[tile.columns], s, buffer), float("-inf"))
             values = epilogue.softmax_rows(values, log_all[tile.rows], query.dtype)
             tile.put(values, of_places)
             add_product(to_query[tile.rows], values, every[tile.columns])

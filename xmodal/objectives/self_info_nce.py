@@ -38,8 +38,9 @@ class SelfInfoNCE(torch.autograd.Function):
         tiling = Tiling(spread.facing(), pairs, symmetric=True, first=spread.here.start)
 
         negatives = torch.zeros(len(every), dtype=torch.float64, device=rows.device)
+        buffer = tiling.buffer(every)
         for tile in tiling:
-            values = tile.put(logits(every[tile.rows], every[tile.columns], s), float("-inf"))
+            values = tile.put(logits(every[tile.rows], every[tile.columns], s, buffer), float("-inf"))
             along, down = epilogue.exponential_sums(values, reference, keep=False)
             negatives[tile.rows] += along
             if tile.mirrored:
@@ -78,8 +79,9 @@ class SelfInfoNCE(torch.autograd.Function):
         at_pairs = torch.zeros(len(pairs.row), dtype=to_every.dtype, device=every.device)
         at_pairs[pairs.positive] = (both[0] + both[1]).to(to_every.dtype)
 
+        buffer = ctx.tiling.buffer(every)
         for tile in ctx.tiling:
-            values = tile.put(logits(every[tile.rows], every[tile.columns], s), float("-inf"))
+            values = tile.put(logits(every[tile.rows], every[tile.columns], s, buffer), float("-inf"))
             values = epilogue.weighted_exponentials(
                 values, ctx.reference, of_every[tile.rows], of_every[tile.columns], False, every.dtype
             )

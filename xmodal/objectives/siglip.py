@@ -58,8 +58,10 @@ class _Sigmoid(torch.autograd.Function):
         at_pairs = -(-positive).sigmoid()  # d loss / d logit
         to_bias = at_pairs.sum()
         at_pairs = at_pairs.to(to_image.dtype)
-        for tile in Tiling([(range(len(image)), range(len(every)))], pairs):
-            values = tile.put(logits(image[tile.rows], every[tile.columns], s), float("-inf"))
+        tiling = Tiling([(range(len(image)), range(len(every)))], pairs)
+        buffer = tiling.buffer(image)
+        for tile in tiling:
+            values = tile.put(logits(image[tile.rows], every[tile.columns], s, buffer), float("-inf"))
             values, losses, slopes = epilogue.sigmoid_gradient(values, b, image.dtype)
             loss += losses
             if wanted:

@@ -41,17 +41,17 @@ class SymmetricInfoNCE(torch.autograd.Function):
         of_rows = torch.zeros(len(image), dtype=torch.float64, device=image.device)
         of_columns = torch.zeros(len(every), dtype=torch.float64, device=image.device)
         kept: list[Tensor] = []
+        buffer = tiling.buffer(image)
         for tile in tiling:
-            values = tile.put(logits(image[tile.rows], every[tile.columns], s), float("-inf"))
-            keep = values.nbytes <= keep_bytes
+            keep_bytes -= tile.count * torch.promote_types(image.dtype, torch.float32).itemsize
+            keep = keep_bytes >= 0
+            values = logits(image[tile.rows], every[tile.columns], s, None if keep else buffer)
+            tile.put(values, float("-inf"))
             along, down = epilogue.exponential_sums(values, reference, keep)
             of_rows[tile.rows] += along
             of_columns[tile.columns] += down
             if keep:
-                keep_bytes -= values.nbytes
                 kept.append(values)
-            else:
-                keep_bytes = 0
         distributed.all_reduce(of_columns)
 
         row, column = pairs.row[pairs.positive], pairs.column[pairs.positive]
@@ -90,12 +90,13 @@ class SymmetricInfoNCE(torch.autograd.Function):
         at_pairs = torch.zeros(len(pairs.row), dtype=to_image.dtype, device=image.device)
         at_pairs[pairs.positive] = both.to(to_image.dtype)
 
+        buffer = ctx.tiling.buffer(image)
         for number, tile in enumerate(ctx.tiling):
             kept = number < len(ctx.kept)
             if kept:
                 values = ctx.kept[number]
             else:
-                values = tile.put(logits(image[tile.rows], every[tile.columns], s), float("-inf"))
+                values = tile.put(logits(image[tile.rows], every[tile.columns], s, buffer), float("-inf"))
             values = epilogue.weighted_exponentials(
                 values, ctx.reference, of_row[tile.rows], of_column[tile.columns], kept, image.dtype
             )

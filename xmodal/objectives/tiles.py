@@ -33,6 +33,11 @@ class Tile:
     places: Tensor  # of the pairs inside, in the flattened tile
     pairs: Tensor  # their numbers among all pairs
 
+    @property
+    def count(self) -> int:
+        """How many values."""
+        return (self.rows.stop - self.rows.start) * (self.columns.stop - self.columns.start)
+
     def put(self, values: Tensor, at_pairs: Tensor | float) -> Tensor:
         """Overwrite the tile's values at pairs with one number, or with those of all pairs (p,)."""
         found = at_pairs[self.pairs].to(values.dtype) if isinstance(at_pairs, Tensor) else at_pairs
@@ -58,6 +63,11 @@ class Tiling:
         for number, (rows, columns) in enumerate(areas):
             triangle = symmetric and number == 0
             self._tiles += _cut(rows, columns, height, width, pairs.row + first, pairs.column, symmetric, triangle)
+
+    def buffer(self, rows: Tensor) -> Tensor | None:
+        """Memory for one tile after the other of logits of such rows; None where the allocator does as well."""
+        largest = max((tile.count for tile in self._tiles), default=0)
+        return None if rows.is_cuda else rows.new_empty(largest)
 
     def __iter__(self) -> Iterator[Tile]:
         return iter(self._tiles)
@@ -94,11 +104,12 @@ def _cut(
     return found
 
 
-def logits(x: Tensor, y: Tensor, scale: float) -> Tensor:
-    """scale · x @ yᵀ, (h, d) and (w, d) -> (h, w) float32 or better."""
+def logits(x: Tensor, y: Tensor, scale: float, into: Tensor | None = None) -> Tensor:
+    """scale · x @ yᵀ, (h, d) and (w, d) -> (h, w) float32 or better; `into`: memory that tiles may share."""
     if x.dtype in (torch.float16, torch.bfloat16):
         return torch.mm(x, y.T, out_dtype=torch.float32).mul_(scale)
-    return x.new_empty(len(x), len(y)).addmm_(x, y.T, beta=0, alpha=scale)
+    values = x.new_empty(len(x), len(y)) if into is None else into[: len(x) * len(y)].view(len(x), len(y))
+    return values.addmm_(x, y.T, beta=0, alpha=scale)
 
 
 def add_product(to: Tensor, a: Tensor, b: Tensor) -> None:
