@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from tests.two_processes import QUICK
 from xmodal.train.clip import Config, run
@@ -68,8 +71,14 @@ def test_a_loss_moves_its_rows_twice_and_no_more(found: list[dict]) -> None:
             assert others <= 16 * padded, name
 
 
-def test_what_is_not_a_number_on_one_process_is_seen_on_all(found: list[dict]) -> None:
-    assert [f["one bad process"] for f in found] == [{"loss": False, "norm": False}] * 2
+def test_a_gradient_that_is_not_finite_on_one_process_skips_the_step_on_all(found: list[dict]) -> None:
+    folder = Path(found[0]["folder"])
+    lines = [json.loads(line) for line in (folder / "spoiled" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "skipped_step" in line] == [3]
+    assert all(math.isfinite(line["loss"]) for line in lines if "loss" in line)
+    weights = load_file(folder / "spoiled" / "model.safetensors")
+    assert all(torch.isfinite(w).all() for w in weights.values())
+    assert all("not finite in 5 steps in a row, up to step 5" in f["spoiled"] for f in found)
 
 
 def test_every_parameter_has_the_gradient_of_one_process(found: list[dict]) -> None:

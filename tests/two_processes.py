@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -130,15 +131,30 @@ def moved() -> dict[str, list[int]]:
     return found
 
 
-def one_bad_process() -> dict[str, Any]:
-    """A representation that is not a number on one process only: which gradients are finite, here."""
-    method = method_of(torch.float32)
-    half = {name: v[distributed.rank() * B // 2 :][: B // 2] for name, v in batch_of(0, method).items()}
-    if distributed.rank() == 1:
-        half["image"] = half["image"].float().fill_(float("nan"))
-    loss = step(method, half, 0, None)
-    norm = torch.stack([p.grad.norm() for p in method.parameters() if p.grad is not None]).norm()
-    return {"loss": bool(torch.isfinite(loss)), "norm": bool(torch.isfinite(norm))}
+def spoil(setattr: Callable[..., Any], steps: Container[int], rank: int = 0) -> None:
+    """In those steps put a NaN into one parameter's gradient on one process; the loss stays as it is."""
+
+    def spoiled(method: Method, batch: Any, progress: Progress, *rest: Any) -> Any:
+        found = gradients(method, batch, progress, *rest)
+        if progress.step in steps and distributed.rank() == rank:
+            some = next(p for p in method.parameters() if p.grad is not None)
+            some.grad.view(-1)[0] = float("nan")  # type: ignore[union-attr]
+        return found
+
+    setattr("xmodal.loop.gradients", spoiled)
+
+
+def spoiled_recipe(folder: Path) -> str:
+    """The recipe while one process's gradient is spoiled: in one step, then in all until it gives up."""
+    with pytest.MonkeyPatch.context() as patch:
+        spoil(patch.setattr, {2}, rank=1)
+        run(Config(data=str(folder / "pairs.csv"), output=folder / "spoiled", batch_size=8, **{**QUICK, "steps": 3}))
+        spoil(patch.setattr, range(20), rank=1)
+        try:
+            run(Config(data=str(folder / "pairs.csv"), output=folder / "hopeless", batch_size=8, **QUICK))
+        except RuntimeError as error:
+            return str(error)
+    return "went on"
 
 
 def method_of(dtype: torch.dtype) -> Method:
@@ -262,7 +278,6 @@ def main() -> None:
         "processes": distributed.processes(),
         "loss": loss_cases(),
         "moved": moved(),
-        "one bad process": one_bad_process(),
         "step": step_cases(),
         "weights after 12 steps": weights_after(12),
         "sums": sum_cases(),
@@ -271,6 +286,7 @@ def main() -> None:
         "embeddings": embeddings(),
     }
     recipe(Path(sys.argv[1]))
+    found["spoiled"] = spoiled_recipe(Path(sys.argv[1]))
     write(found)
 
 
