@@ -144,17 +144,48 @@ def spoil(setattr: Callable[..., Any], steps: Container[int], rank: int = 0) -> 
     setattr("xmodal.loop.gradients", spoiled)
 
 
-def spoiled_recipe(folder: Path) -> str:
-    """The recipe while one process's gradient is spoiled: in one step, then in all until it gives up."""
+class Watch:
+    """The recipe's method, once there is one, and the steps after which its `after_step` was called."""
+
+    def __init__(self, setattr: Callable[..., Any]) -> None:
+        self.steps: list[int] = []
+        setattr("xmodal.train.clip.clip", self._watched)
+
+    def _watched(self, config: Config, towers: Any) -> Method:
+        self.method = method = clip(config, towers)
+        after_step = method.after_step
+
+        def noted(representations: Any, targets: Any, progress: Progress) -> None:
+            self.steps.append(progress.step)
+            after_step(representations, targets, progress)
+
+        method.after_step = noted  # type: ignore[method-assign]
+        return method
+
+
+SPOILED = {**QUICK, "steps": 4, "save_every": 0}  # and step 3 of the four is skipped
+
+
+def spoiled_recipe(folder: Path) -> dict[str, Any]:
+    """The recipe while one process's gradient is spoiled: in one step, then in all until it gives up.
+
+    Returns the steps that this process took, how far its weights are from the first one's, and how it gave up.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        watch = Watch(patch.setattr)
         spoil(patch.setattr, {2}, rank=1)
-        run(Config(data=str(folder / "pairs.csv"), output=folder / "spoiled", batch_size=8, **{**QUICK, "steps": 3}))
+        run(Config(data=str(folder / "pairs.csv"), output=folder / "spoiled", batch_size=8, **SPOILED))
+        taken, apart = list(watch.steps), 0.0
+        for weight in watch.method.state_dict().values():
+            first = weight.clone()
+            dist.broadcast(first, src=0)
+            apart = max(apart, (weight - first).abs().max().item())
         spoil(patch.setattr, range(20), rank=1)
         try:
             run(Config(data=str(folder / "pairs.csv"), output=folder / "hopeless", batch_size=8, **QUICK))
         except RuntimeError as error:
-            return str(error)
-    return "went on"
+            return {"taken": taken, "apart": apart, "end": str(error)}
+    return {"taken": taken, "apart": apart, "end": "went on"}
 
 
 def method_of(dtype: torch.dtype) -> Method:

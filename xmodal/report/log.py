@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -81,7 +82,9 @@ class Log:
                 self.bar.stop()
 
     def _write(self, line: dict[str, Any]) -> None:
-        self.file.write(json.dumps(line) + "\n")
+        # JSON has no NaN: what is not finite is null.
+        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+        self.file.write(json.dumps(plain, allow_nan=False) + "\n")
         self.file.flush()
         if self.accelerator is not None and self.accelerator.trackers:
             figures = {k: v for k, v in line.items() if k != "step" and isinstance(v, (int, float))}
