@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 import xmodal
+from xmodal.encoders.lengths import NOTHING
 from xmodal.encoders.small import SmallImageTower, small_towers
-from xmodal.encoders.tokenizer import END, PAD, PiecesTokenizer
+from xmodal.encoders.tokenizer import END, PiecesTokenizer
 from xmodal.encoders.two_tower import TwoTower
 from xmodal.errors import BadSample, InputError
 
@@ -34,7 +35,7 @@ def test_the_tokenizer_pads_cuts_folds_and_travels(tokenizer: PiecesTokenizer) -
     tokens = tokenizer([*NAMES, " ".join(NAMES * 3)])
     assert tokens.shape == (6, 12)
     assert (tokens == END).sum(1).tolist() == [1] * 6
-    assert tokens[4].tolist() == [END] + [PAD] * 11  # no text is a row that can be pooled
+    assert tokens[4].tolist() == [END] + [NOTHING] * 11  # no text is a row that can be pooled
     assert torch.equal(tokenizer(["arrow"]), tokenizer(["ARROW"]))
     assert torch.equal(pickle.loads(pickle.dumps(tokenizer))(NAMES), tokenizer(NAMES))
     assert PiecesTokenizer.train(NAMES * 3, 96).model == tokenizer.model

@@ -25,7 +25,10 @@ def load(spec: str, device: Any = None) -> TwoTower:
 
 
 def build(spec: str, *, train_tokenizer: Callable[[], Any] | None, side: int = 32) -> TwoTower:
-    """The towers of a spec with their weights, on the CPU. `small` asks for a tokenizer, trained when it is called."""
+    """The towers of a spec with their weights, on the CPU. `small` asks for a tokenizer, trained when it is called.
+
+    Raises InputError for a spec that names none, and for a single tower, which `pair.paired_towers` joins with another.
+    """
     if spec == "small" and train_tokenizer is not None:
         from xmodal.encoders.small import small_towers
 
@@ -34,11 +37,21 @@ def build(spec: str, *, train_tokenizer: Callable[[], Any] | None, side: int = 3
         from xmodal.encoders.open_clip import open_clip_towers
 
         return open_clip_towers(spec.removeprefix("open_clip:"))
+    if spec.startswith("hf:"):
+        from xmodal.encoders.hf import hf_towers
+
+        return hf_towers(spec.removeprefix("hf:"))
+    if spec.startswith(("timm:", "st:")):
+        flag, other = (
+            ("--image-tower", "--text-tower") if spec.startswith("timm:") else ("--text-tower", "--image-tower")
+        )
+        raise InputError(f"{spec} is one tower: {flag} {spec}, with {other} beside it.")
     folder = Path(spec)
     if folder.is_dir():
         return from_folder(folder)
     if ":" in spec:
-        raise InputError(f"No model spec {spec!r}; {nearest(spec.split(':')[0], ['small', 'open_clip'])}")
+        kinds = ["small", "open_clip", "hf", "timm", "st"]
+        raise InputError(f"No model spec {spec!r}; {nearest(spec.split(':')[0], kinds)}\n{_FORMS}")
     names = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
     hint = nearest(folder.name, names) if names else ""
     raise InputError(
@@ -47,14 +60,20 @@ def build(spec: str, *, train_tokenizer: Callable[[], Any] | None, side: int = 3
     )
 
 
+_FORMS = "Forms: open_clip:MODEL[/PRETRAINED], hf:ID_OR_FOLDER, a run folder; timm: and st: name single towers."
+
+
 def from_folder(folder: Path) -> TwoTower:
     """Open what `TwoTower.save` wrote. Raises InputError for another folder, and for weights of another model."""
     from xmodal.weights import load_weights
 
     if not (folder / "model.json").is_file() or not (folder / "model.safetensors").is_file():
         hint = " Its training did not get as far as a model." if (folder / "config.yaml").is_file() else ""
-        raise InputError(f"{folder} is no run folder: it lacks model.json or model.safetensors.{hint}")
-    description = json.loads((folder / "model.json").read_text())
+        raise InputError(f"{folder} is no run folder: it lacks model.json or model.safetensors.{hint}{_other(folder)}")
+    try:
+        description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{folder}/model.json is damaged: {error}") from None
     if description.get("kind") == "small":
         from xmodal.encoders.small import small_towers
         from xmodal.encoders.tokenizer import PiecesTokenizer
@@ -65,7 +84,31 @@ def from_folder(folder: Path) -> TwoTower:
         from xmodal.encoders.open_clip import open_clip_from_folder
 
         towers = open_clip_from_folder(folder, description)
+    elif description.get("kind") == "hf":
+        from xmodal.encoders.hf import hf_from_folder
+
+        towers = hf_from_folder(folder, description)
+    elif description.get("kind") == "pair":
+        from xmodal.encoders.pair import paired_from_folder
+
+        towers = paired_from_folder(folder, description)
     else:
         raise InputError(f"{folder}/model.json is of kind {description.get('kind')!r}, which is not known here.")
+    if description.get("sigmoid"):
+        import torch
+
+        towers.bias = torch.zeros(())
     load_weights(towers, folder / "model.safetensors")
     return towers
+
+
+def _other(folder: Path) -> str:
+    """Which spec opens the folder, if another library wrote it."""
+    for file, spec in {
+        "modules.json": "--text-tower st:",
+        "open_clip_config.json": "open_clip:local-dir:",
+        "config.json": "hf:",
+    }.items():
+        if (folder / file).is_file():
+            return f" It looks like {spec}{folder}"
+    return ""

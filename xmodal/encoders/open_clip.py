@@ -12,22 +12,32 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from xmodal.encoders.half import Half
+from xmodal.encoders.lengths import NOTHING
 from xmodal.encoders.preparation import Preparation
 from xmodal.encoders.two_tower import TwoTower
 from xmodal.errors import InputError, nearest
 
 
 class OpenClipTokenizer:
-    """One of open_clip's tokenizers under the interface of ours."""
+    """One of open_clip's tokenizers under the interface of ours.
 
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
+    pad: the number that fills rows up, where it has no part in the result; NOTHING takes its place at their ends.
+    """
+
+    def __init__(self, tokenizer: Any, pad: int | None = None) -> None:
+        self.tokenizer, self.pad = tokenizer, pad
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """(m) strings -> (m, context length) long."""
-        return self.tokenizer(list(texts))
+        tokens = self.tokenizer(list(texts))
+        if self.pad is None:
+            return tokens
+        ended = (tokens != self.pad).flip(1).cumsum(1).flip(1) == 0
+        return tokens.masked_fill(ended, NOTHING)
 
     def save(self, folder: Path) -> None:
         """CLIP's byte pairs ship with open_clip; a tokenizer of transformers is written into the folder."""
@@ -106,15 +116,85 @@ def _wrap(model: Any, description: dict[str, Any], tokenizer: Any) -> TwoTower:
             resize=seen.get("resize_mode") or "shortest",
             fill=seen.get("fill_color") or 0,
         )
+    pad = _padding_without_part(model.text)
+    if pad is not None:
+        _take_short_rows(model.text, pad)
     towers = TwoTower(
         model.visual,
         model.text,
         preparation=preparation,
-        tokenizer=OpenClipTokenizer(tokenizer),
+        tokenizer=OpenClipTokenizer(tokenizer, pad),
         description=description,
     )
     towers.log_scale.copy_(model.logit_scale.detach().squeeze())
+    if getattr(model, "logit_bias", None) is not None:
+        towers.bias = model.logit_bias.detach().squeeze().clone()
     return towers
+
+
+def open_clip_half(name: str, which: str) -> Half:
+    """One of both towers of a spec's part after `open_clip:`."""
+    return _half(open_clip_towers(name), which)
+
+
+def open_clip_half_from_folder(folder: Path, which: str, description: dict[str, Any]) -> Half:
+    """A tower that a run folder's model.json describes, without weights and without a network."""
+    return _half(open_clip_from_folder(folder, description), which)
+
+
+def _half(towers: TwoTower, which: str) -> Half:
+    with torch.no_grad():
+        tokens = towers.tokenizer([""])
+        width = towers.eval().features(text=tokens).shape[1]  # of both towers
+    return Half(
+        getattr(towers, which),
+        width,
+        towers.description,
+        preparation=towers.preparation if which == "image" else None,
+        tokenizer=towers.tokenizer if which == "text" else None,
+    )
+
+
+def _padding_without_part(text: nn.Module) -> int | None:
+    """The number that fills rows up, if the tower's output doesn't depend on what follows a text; else None.
+
+    It doesn't where attention is causal and the end mark is read, as in CLIP, or where padding is masked. SigLIP's
+    tower reads its padding.
+    """
+    from open_clip.hf_model import HFTextEncoder
+    from open_clip.transformer import TextTransformer
+
+    if isinstance(text, HFTextEncoder):
+        return text.config.pad_token_id
+    if not isinstance(text, TextTransformer) or text.cls_emb is not None:
+        return None
+    masked = text.use_pad_mask and text.pool_type in ("argmax", "eos", "first")
+    causal = text.attn_mask is not None and text.pool_type in ("argmax", "eos")
+    return text.pad_id if masked or causal else None
+
+
+def _take_short_rows(text: nn.Module, pad: int) -> None:
+    """Let a text tower take rows that are shorter than its context and end in NOTHING."""
+    text.register_forward_pre_hook(_FillUp(pad))
+    if getattr(text, "attn_mask", None) is not None:
+        text.transformer.register_forward_pre_hook(_cut_mask, with_kwargs=True)  # pyright: ignore
+
+
+class _FillUp:
+    def __init__(self, pad: int) -> None:
+        self.pad = pad
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        tokens = inputs[0]
+        return (tokens.masked_fill(tokens == NOTHING, self.pad), *inputs[1:])
+
+
+def _cut_mask(
+    module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """open_clip hands its mask for the whole context to the blocks."""
+    length, mask = inputs[0].shape[1], named.get("attn_mask")
+    return inputs, named if mask is None else {**named, "attn_mask": mask[..., :length, :length]}
 
 
 def _config(architecture: str) -> dict[str, Any]:

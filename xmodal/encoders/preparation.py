@@ -28,6 +28,9 @@ class Preparation:
 
     resize: "squash" stretches the picture to (height, width); "shortest" scales its shorter side and cuts the
     middle out; "longest" scales its longer side and fills up. Names as in open_clip's preprocess configuration.
+    edge: "shortest": what the shorter side becomes before the middle is cut out; None: the side of the tower.
+    crop: where the middle begins if an odd number of pixels goes: "round", torchvision's and open_clip's way, or
+    "floor", transformers'.
     """
 
     height: int
@@ -37,6 +40,8 @@ class Preparation:
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     resize: Literal["squash", "shortest", "longest"] = "squash"
     fill: int = 0
+    edge: int | None = None
+    crop: Literal["round", "floor"] = "round"
 
     def __call__(self, picture: Picture) -> Tensor:
         """A path, PIL image or array (h, w) or (h, w, 3) -> (3, height, width) uint8. Raises BadSample."""
@@ -61,8 +66,12 @@ class Preparation:
         if self.resize == "longest":
             return CenterCropOrPad(size, fill=self.fill)(ResizeKeepRatio(size, interpolation=mode, longest=1)(image))
         square = self.height == self.width
-        shorter = Resize(self.height, interpolation=mode) if square else ResizeKeepRatio(size)
-        return CenterCrop(size)(shorter(image))
+        edge = self.edge or (self.height if square else None)
+        scaled = (Resize(edge, interpolation=mode) if edge else ResizeKeepRatio(size))(image)
+        if self.crop == "round":
+            return CenterCrop(size)(scaled)
+        left, top = (scaled.width - self.width) // 2, (scaled.height - self.height) // 2
+        return scaled.crop((left, top, left + self.width, top + self.height))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

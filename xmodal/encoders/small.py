@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xmodal.encoders.lengths import NOTHING
 from xmodal.encoders.preparation import Preparation
-from xmodal.encoders.tokenizer import PAD, PiecesTokenizer
+from xmodal.encoders.tokenizer import PiecesTokenizer
 from xmodal.encoders.two_tower import TwoTower
 
 WIDTH = 192  # of the text tower; heads of 48
@@ -136,9 +137,9 @@ class SmallTextTower(nn.Module):
         self.checkpointing = on
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(b, l) long, padded with PAD -> (b, d)."""
-        x = self.pieces(tokens) + self.places[: tokens.shape[1]]  # (b, l, width)
-        real = tokens != PAD  # (b, l)
+        """(b, l) long, NOTHING where a row has ended -> (b, d)."""
+        x = self.pieces(tokens.clamp(min=0)) + self.places[: tokens.shape[1]]  # (b, l, width)
+        real = tokens != NOTHING  # (b, l)
         bias = torch.zeros(real.shape, dtype=x.dtype, device=x.device).masked_fill(~real, -1e9)[:, None, None, :]
         for layer in self.layers:
             x = _run(layer, x, bias, checkpointing=self.checkpointing)

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xmodal.encoders.lengths import NOTHING
 from xmodal.errors import InputError
 
 PAD, UNKNOWN, START, END = 0, 1, 2, 3
 
 
 class PiecesTokenizer:
-    """SentencePiece (byte pairs, case folded), at most `length` pieces with the end mark; rows padded to the longest.
+    """SentencePiece (byte pairs, case folded), at most `length` pieces with the end mark.
 
     Byte pairs rather than the unigram model: from a few thousand captions the latter finds few pieces and cuts
     common words (LATIN becomes ▁lat in), which makes rows a third longer.
@@ -59,9 +60,9 @@ class PiecesTokenizer:
         return self.pieces.vocab_size()
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """(m) strings -> (m, l) long, l the longest of these rows."""
+        """(m) strings -> (m, l) long, l the longest of these rows; shorter ones end in NOTHING."""
         rows = [[*row[: self.length - 1], END] for row in self.pieces.encode(list(texts))]
-        tokens = torch.full((len(rows), max(map(len, rows), default=1)), PAD)
+        tokens = torch.full((len(rows), max(map(len, rows), default=1)), NOTHING)
         for row, numbers in enumerate(rows):
             tokens[row, : len(numbers)] = torch.tensor(numbers)
         return tokens

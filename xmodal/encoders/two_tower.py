@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xmodal.encoders.heads import Headed
+from xmodal.encoders.lengths import by_length
 from xmodal.encoders.preparation import Picture, Preparation
 
 # Radford et al. 2021, section 2.5: the temperature begins at 0.07.
@@ -19,6 +21,8 @@ FIRST_LOG_SCALE = 2.6592600369327783  # ln(1 / 0.07)
 
 
 class Tokenizer(Protocol):
+    """Rows that end early end in `lengths.NOTHING`, if what follows has no part in the result."""
+
     def __call__(self, texts: Sequence[str], /) -> Tensor: ...
     def save(self, folder: Path, /) -> None: ...
 
@@ -26,13 +30,14 @@ class Tokenizer(Protocol):
 class TwoTower(nn.Module):
     """What is trained, evaluated, saved and loaded.
 
-    image: (b, 3, h, w) float, normalised -> (b, d); text: (b, l) long -> (b, d).
+    image: (b, 3, h, w) float, normalised -> (b, d); text: (b, l) long -> (b, d). Either may be `Headed`.
     description: what `xmodal.load` needs to build the towers again; it goes into model.json.
     """
 
     mean: Tensor
     std: Tensor
     log_scale: Tensor
+    bias: Tensor | None
 
     def __init__(
         self,
@@ -48,21 +53,35 @@ class TwoTower(nn.Module):
         self.preparation, self.tokenizer, self.description = preparation, tokenizer, description
         # The learnable scale belongs to the method that trains it; here is the one the model was exported with.
         self.register_buffer("log_scale", torch.tensor(FIRST_LOG_SCALE))
+        self.register_buffer("bias", None)  # of the logits, where the model was trained with the sigmoid loss
         self.register_buffer("mean", torch.tensor(preparation.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preparation.std).view(3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor | None = None, text: Tensor | None = None) -> dict[str, Tensor]:
         """Any of uint8 pixels (b, 3, h, w) and tokens (b, l) -> unit rows (b, d) under the same name.
 
-        Rows are normalised in float32 at least: under bf16 autocast their length would be off by 0.4 %.
+        Several texts of each image, (b, k, l), become (b, k, d). Instead of either, `features` of it do: the backbone
+        is left out. Rows are normalised in float32 at least: under bf16 autocast their length would be off by 0.4 %.
         """
         outputs = {}
         if image is not None:
-            pixels = (image.to(self.std.dtype) / 255 - self.mean) / self.std
-            outputs["image"] = _unit(self.image(pixels))
+            outputs["image"] = _unit(_head(self.image)(self.features(image=image)))
         if text is not None:
-            outputs["text"] = _unit(self.text(text))
+            rows = _unit(_head(self.text)(self.features(text=text.flatten(0, -2))))
+            outputs["text"] = rows.unflatten(0, text.shape[:-1]) if text.ndim == 3 else rows
         return outputs
+
+    def features(self, image: Tensor | None = None, text: Tensor | None = None) -> Tensor:
+        """What the image's or the text's backbone makes of its input, (b, width), before the head if there is one.
+
+        Features (b, width) float are passed through.
+        """
+        if image is not None:
+            if image.ndim == 2:
+                return image
+            return _backbone(self.image)((image.to(self.std.dtype) / 255 - self.mean) / self.std)
+        assert text is not None
+        return text if text.is_floating_point() else by_length(_backbone(self.text), text)
 
     @property
     def scale(self) -> float:
@@ -130,12 +149,21 @@ class TwoTower(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save(folder)
         description = {**self.description, "preparation": self.preparation.to_json()}
+        description |= {"sigmoid": True} if self.bias is not None else {}
         beside = folder / "model.json.tmp"
         beside.write_text(json.dumps(description, indent=1))
         weights = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in self.state_dict().items()}
         save_file(weights, folder / "model.safetensors.tmp")
         beside.replace(folder / "model.json")
         (folder / "model.safetensors.tmp").replace(folder / "model.safetensors")
+
+
+def _backbone(tower: nn.Module) -> nn.Module:
+    return tower.backbone if isinstance(tower, Headed) else tower
+
+
+def _head(tower: nn.Module) -> nn.Module:
+    return tower.head if isinstance(tower, Headed) else nn.Identity()
 
 
 def _unit(rows: Tensor) -> Tensor:

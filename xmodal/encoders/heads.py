@@ -1,0 +1,53 @@
+"""What turns the features of a tower into the common space, and the tower with it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Projection = Literal["linear", "mlp"]
+
+
+class Headed(nn.Module):
+    """A backbone and a head: pixels or tokens -> features (b, width) -> (b, d)."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.backbone(x))
+
+    def set_grad_checkpointing(self, on: bool = True) -> None:
+        if hasattr(self.backbone, "set_grad_checkpointing"):
+            self.backbone.set_grad_checkpointing(on)  # pyright: ignore[reportCallIssue]
+
+
+class Mlp(nn.Module):
+    """Two layers with GELU between them, beside a linear way: (b, width) -> (b, d).
+
+    Features are normalised first, for backbones differ in scale by orders of magnitude. The last layer begins at
+    zero, so that training starts from the linear map.
+    """
+
+    def __init__(self, width: int, d: int, hidden: int | None = None, dropout: float = 0.0) -> None:
+        super().__init__()
+        hidden = hidden or 2 * d
+        self.norm = nn.LayerNorm(width)
+        self.linear = nn.Linear(width, d, bias=False)
+        self.first = nn.Linear(width, hidden)
+        self.second = nn.Linear(hidden, d)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x)
+        return self.linear(x) + self.second(self.dropout(F.gelu(self.first(x))))
+
+
+def projection(kind: Projection, width: int, d: int, dropout: float = 0.0) -> nn.Module:
+    """A fresh head of a kind."""
+    return nn.Linear(width, d, bias=False) if kind == "linear" else Mlp(width, d, dropout=dropout)
