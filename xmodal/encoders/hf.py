@@ -22,7 +22,7 @@ from xmodal.encoders.two_tower import TwoTower
 from xmodal.errors import InputError
 
 DUAL = ("clip", "siglip")
-# Rows of these towers were padded to the full length in training and read the padding, as SigLIP's page on the hub says.
+# Rows of these towers were padded to the full length in training and read the padding (SigLIP's page on the hub).
 READS_PADDING = ("siglip",)
 
 

@@ -127,7 +127,7 @@ def _wrap(model: Any, description: dict[str, Any], tokenizer: Any) -> TwoTower:
         description=description,
     )
     towers.log_scale.copy_(model.logit_scale.detach().squeeze())
-    if getattr(model, "logit_bias", None) is not None:
+    if model.logit_bias is not None:
         towers.bias = model.logit_bias.detach().squeeze().clone()
     return towers
 
@@ -165,7 +165,7 @@ def _padding_without_part(text: nn.Module) -> int | None:
     from open_clip.transformer import TextTransformer
 
     if isinstance(text, HFTextEncoder):
-        return text.config.pad_token_id
+        return text.config.pad_token_id  # pyright: ignore[reportAttributeAccessIssue]
     if not isinstance(text, TextTransformer) or text.cls_emb is not None:
         return None
     masked = text.use_pad_mask and text.pool_type in ("argmax", "eos", "first")

@@ -67,7 +67,7 @@ class Preparation:
             return CenterCropOrPad(size, fill=self.fill)(ResizeKeepRatio(size, interpolation=mode, longest=1)(image))
         square = self.height == self.width
         edge = self.edge or (self.height if square else None)
-        scaled = (Resize(edge, interpolation=mode) if edge else ResizeKeepRatio(size))(image)
+        scaled: Any = (Resize(edge, interpolation=mode) if edge else ResizeKeepRatio(size))(image)
         if self.crop == "round":
             return CenterCrop(size)(scaled)
         left, top = (scaled.width - self.width) // 2, (scaled.height - self.height) // 2

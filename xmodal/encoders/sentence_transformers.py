@@ -101,10 +101,11 @@ def _pooling(folder: Path, name: str) -> TextPooling:
         modes = ["last" if mode == "lasttoken" else mode for mode in modes]
     else:
         modes = [POOLINGS.get(key, key) for key, on in told.items() if key.startswith("pooling_mode") and on]
-    if len(modes) != 1 or modes[0] not in POOLINGS.values():
-        raise InputError(f"st:{name} pools by {', '.join(map(str, modes)) or 'nothing'}; understood is one of "
-                         f"{', '.join(POOLINGS.values())}.")  # fmt: skip
-    return modes[0]
+    for mode in POOLINGS.values():
+        if modes == [mode]:
+            return mode
+    told_modes = ", ".join(map(str, modes)) or "nothing"
+    raise InputError(f"st:{name} pools by {told_modes}; understood is one of {', '.join(POOLINGS.values())}.")
 
 
 def _folder(name: str) -> Path:
@@ -118,13 +119,8 @@ def _folder(name: str) -> Path:
         repository, _, revision = name.partition("@")
         repository = repository if "/" in repository else f"sentence-transformers/{repository}"
         try:
-            folder = Path(
-                snapshot_download(
-                    repository,
-                    revision=revision or None,
-                    allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"],
-                )
-            )
+            files = ["*.json", "*.safetensors", "*.txt", "*.model"]
+            folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=files))
         except Exception as error:  # a hub fails in many ways, each with its own class
             raise InputError(f"st:{name} cannot be fetched: {str(error).splitlines()[0]}") from error
     if not (folder / "modules.json").is_file():

@@ -68,14 +68,14 @@ def _from_hub_folder(folder: Path) -> Half:
 
 
 def _half(model: Any, description: dict[str, Any], seen: dict[str, Any] | None = None) -> Half:
-    import timm
+    from timm.data.config import resolve_model_data_config
 
     if "preparation" in description:
         preparation = Preparation.from_json(description["preparation"])
     else:
         if seen:
             model.pretrained_cfg = {**model.pretrained_cfg, **seen}
-        told = timm.data.resolve_model_data_config(model)
+        told = resolve_model_data_config(model)
         _, height, width = told["input_size"]
         squash = told["crop_mode"] == "squash"
         edge = math.floor(height / told["crop_pct"])
