@@ -8,9 +8,9 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,11 +23,24 @@ from xmodal.loop import Setting, fit
 from xmodal.method import Method
 from xmodal.report.log import Log, say
 
+if TYPE_CHECKING:
+    from xmodal.evaluators.scores import Scores
+    from xmodal.report.evaluated import Classified, Evaluated
+
 # What may differ between a run and its resumption without a word.
 NOT_THE_RUN = {
     *("batch_size", "compile", "eval_every", "micro_batch"),
     *("output", "preset", "save_every", "track", "workers"),
 }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model was found to do: protocol, scores, and for the report what they were computed from."""
+
+    protocol: dict[str, Any]
+    scores: Scores
+    shown: dict[str, Evaluated | Classified] = field(default_factory=dict)
 
 
 @dataclass
@@ -40,8 +53,12 @@ class Run:
     accelerator: Any
     resume: checkpoint.Checkpoint | None
 
-    def batches(self, source: Source, prepare_images: Callable[..., Any], tokenize: Callable[..., Any]) -> Batches:
+    def batches(
+        self, source: Source, prepare_images: Callable[..., Any], tokenize: Callable[..., Any], captions: int = 1
+    ) -> Batches:
         """This process's part of each global batch; says what was left out of the data.
+
+        captions: how many of a row's texts are in the batch.
 
         On a resume the global batch of the checkpoint counts. Raises InputError where it can't be shared out, and
         where the data is not what the run began with.
@@ -71,6 +88,7 @@ class Run:
             seed=self.config.seed,
             prepare_images=prepare_images,
             tokenize=tokenize,
+            captions=captions,
         )
 
     def train(
@@ -80,12 +98,12 @@ class Run:
         *,
         optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
         lr: Callable[[int], Callable[[int], float]],
-        evaluate: Callable[[], tuple[dict[str, Any], dict[str, dict[str, float]]]] | None = None,
+        evaluate: Callable[[], Evaluation] | None = None,
         clip_norm: float | None = 1.0,
     ) -> None:
         """Write the configuration, then fit; lr(steps)(step) is the learning rate of a step.
 
-        evaluate: returns protocol and scores; the loop logs the scores' values.
+        evaluate: the loop logs its scores' values.
         """
         config, processes = self.config, distributed.processes()
         steps = config.steps or max(1, round(config.epochs * data.steps_per_epoch))
@@ -126,20 +144,42 @@ class Run:
             lr=lr(steps),
             log=Log(self.folder, self.accelerator),
             quarantine=quarantine,
-            evaluate=(lambda: {n: s["value"] for n, s in evaluate()[1].items()}) if evaluate else None,
+            evaluate=(lambda: {n: s["value"] for n, s in evaluate().scores.items()}) if evaluate else None,
             resume=self.resume,
         )
         if distributed.is_first():
             method.export().save(self.folder)
         distributed.wait()
 
-    def finish(self, protocol: dict[str, Any], scores: dict[str, dict[str, float]]) -> dict[str, Any]:
-        """Write scores.json, print the table, end the trackers."""
-        from xmodal.evaluators.scores import print_table, write_scores
+    def finish(
+        self, now: Evaluation, before: Evaluation | None = None, scan: dict[float, Scores] | None = None
+    ) -> dict[str, Any]:
+        """Write scores.json and report.html, print the table, end the trackers.
 
+        before: the same with the model as training found it; scan: scores of weights between the first and the last.
+        """
+        from xmodal.evaluators.scores import print_table, write_scores
+        from xmodal.report.evaluated import Before
+        from xmodal.report.page import write_page
+
+        protocol, scores = now.protocol, now.scores
         if distributed.is_first():
-            write_scores(self.folder / "scores.json", protocol, scores)
+            more = {"before training": before.scores if before else None, "scan": scan}
+            write_scores(
+                self.folder / "scores.json", protocol, scores, **{name: told for name, told in more.items() if told}
+            )
             print_table(protocol, scores)
+            if before is not None:
+                say("Before training: " + _first_figures(before.scores))
+            write_page(
+                self.folder,
+                title=f"{self.name}: {self.folder.name}",
+                protocol=protocol,
+                scores=scores,
+                evaluated=now.shown,
+                before=Before(before.scores, before.shown) if before else None,
+                scan=scan or None,
+            )
         if self.config.track:
             values = {name: score["value"] for name, score in scores.items()}
             self.accelerator.log(values)
@@ -166,6 +206,10 @@ def begin(name: str, config: configuration.Shared) -> Run:
     distributed.wait()  # a folder is looked at by all before the first writes into it
     torch.manual_seed(config.seed)
     return Run(name, config, folder, accelerator, resume)
+
+
+def _first_figures(scores: Scores) -> str:
+    return ", ".join(f"{n} {s['value'] * 100:.1f}" for n, s in scores.items() if n.endswith(("R@1", "top1")))
 
 
 def _workers() -> int:
