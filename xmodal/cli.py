@@ -26,6 +26,7 @@ xmodal: contrastive learning across images and text
 
   xmodal train NAME [flags]    train a model; `xmodal train NAME --help` explains its flags
   xmodal eval NAME [flags]     score a model
+  xmodal convert SPEC [flags]  a model for open_clip, transformers, sentence-transformers or onnxruntime
   xmodal list                  the recipes, evaluations, built-in data and kinds of models there are
   xmodal copy NAME [DEST]      a recipe or evaluation of ours as a file of yours, to edit
   xmodal doctor                versions, devices and disk; what is missing and the command that installs it
@@ -43,7 +44,10 @@ MODEL_SPECS = {
     "small": "two small towers, trained from scratch",
     "open_clip:MODEL[/PRETRAINED]": "a model of open_clip, its weights random or pretrained",
     "open_clip:local-dir:PATH": "a model that open_clip saved",
-    "open_clip:hf-hub:ORG/REPO": "a model on the Hugging Face hub",
+    "open_clip:hf-hub:ORG/REPO": "the same on the Hugging Face hub",
+    "hf:ID_OR_FOLDER": "a CLIP or SigLIP model of transformers; as a tower also ViT, BERT and others",
+    "timm:NAME_OR_FOLDER": "a model of timm, for --image-tower",
+    "st:ID_OR_FOLDER": "a model of sentence-transformers, for --text-tower",
 }
 
 
@@ -105,6 +109,10 @@ def _command(argv: list[str]) -> int | None:
             copy(name, Path(destination))
         case ["copy", *_]:
             raise InputError("Expected: xmodal copy NAME [DEST], with a NAME from `xmodal list`.")
+        case ["convert", *rest]:
+            from xmodal.interop.convert import main as convert
+
+            return convert(rest)
         case ["doctor"]:
             from xmodal.doctor import examine
 
@@ -115,7 +123,7 @@ def _command(argv: list[str]) -> int | None:
             else:
                 raise InputError(f"xmodal {command} takes no arguments; found {extra!r}.")
         case [unknown, *_]:
-            commands = ["train", "eval", "list", "copy", "doctor"]
+            commands = ["train", "eval", "convert", "list", "copy", "doctor"]
             raise InputError(f"xmodal has no command {unknown!r}; {nearest(unknown, commands)}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,6 +52,7 @@ class TwoTower(nn.Module):
         super().__init__()
         self.image, self.text = image, text
         self.preparation, self.tokenizer, self.description = preparation, tokenizer, description
+        self._asleep: list[str] = []
         # The learnable scale belongs to the method that trains it; here is the one the model was exported with.
         self.register_buffer("log_scale", torch.tensor(FIRST_LOG_SCALE))
         self.register_buffer("bias", None)  # of the logits, where the model was trained with the sigmoid loss
@@ -65,9 +67,9 @@ class TwoTower(nn.Module):
         """
         outputs = {}
         if image is not None:
-            outputs["image"] = _unit(_head(self.image)(self.features(image=image)))
+            outputs["image"] = _unit(head(self.image)(self.features(image=image)))
         if text is not None:
-            rows = _unit(_head(self.text)(self.features(text=text.flatten(0, -2))))
+            rows = _unit(head(self.text)(self.features(text=text.flatten(0, -2))))
             outputs["text"] = rows.unflatten(0, text.shape[:-1]) if text.ndim == 3 else rows
         return outputs
 
@@ -79,9 +81,9 @@ class TwoTower(nn.Module):
         if image is not None:
             if image.ndim == 2:
                 return image
-            return _backbone(self.image)((image.to(self.std.dtype) / 255 - self.mean) / self.std)
+            return backbone(self.image)((image.to(self.std.dtype) / 255 - self.mean) / self.std)
         assert text is not None
-        return text if text.is_floating_point() else by_length(_backbone(self.text), text)
+        return text if text.is_floating_point() else by_length(backbone(self.text), text)
 
     @property
     def scale(self) -> float:
@@ -123,12 +125,15 @@ class TwoTower(nn.Module):
         self.train(was_training)
         return torch.cat(parts)
 
-    def lock(self, which: str) -> None:
-        """Freeze a tower, "image" or "text": no gradient, and no statistics or dropout of training either."""
-        tower = getattr(self, which)
-        tower.requires_grad_(False)
-        tower.eval()
-        tower.train = lambda mode=True: tower  # stays in evaluation mode when its parent is set to training
+    def keep_in_evaluation(self, name: str) -> None:
+        """A submodule that stays in evaluation mode when the towers are set to training."""
+        self._asleep.append(name)
+
+    def train(self, mode: bool = True) -> TwoTower:
+        super().train(mode)
+        for name in self._asleep:
+            self.get_submodule(name).train(False)
+        return self
 
     def set_grad_checkpointing(self, on: bool = True) -> None:
         """Recompute activations in the backward pass, in each tower that can."""
@@ -140,11 +145,19 @@ class TwoTower(nn.Module):
         """Write model.safetensors, model.json and the tokenizer's files; `xmodal.load(folder)` opens them.
 
         A reader sees the old files or the new ones, never half of one.
+
+        format: or that of "open_clip", "hf" (transformers), "sentence-transformers" or "onnx", into a new folder, which
+        the library is made to open and embed with before it is put in its place. Raises InputError where the library
+        has no such architecture, and interop.verify.ConversionFailed where its embeddings are others.
         """
         from safetensors.torch import save_file
 
         if format != "xmodal":
-            raise ValueError(f"format must be 'xmodal', not {format!r}")
+            from xmodal.interop.save import save_as
+
+            for note in save_as(self, folder, format).notes:
+                warnings.warn(note, stacklevel=2)
+            return
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save(folder)
@@ -158,11 +171,13 @@ class TwoTower(nn.Module):
         (folder / "model.safetensors.tmp").replace(folder / "model.safetensors")
 
 
-def _backbone(tower: nn.Module) -> nn.Module:
+def backbone(tower: nn.Module) -> nn.Module:
+    """A tower without its head."""
     return tower.backbone if isinstance(tower, Headed) else tower
 
 
-def _head(tower: nn.Module) -> nn.Module:
+def head(tower: nn.Module) -> nn.Module:
+    """What comes after a tower's backbone; nothing, where the tower is one piece."""
     return tower.head if isinstance(tower, Headed) else nn.Identity()
 
 

@@ -1,0 +1,1 @@
+"""What other libraries save and say, read and written: models, configurations, command lines."""
