@@ -29,18 +29,25 @@ def measure(contest: Contest, repeats: int) -> dict[str, Any]:
         function()  # a first time that doesn't count
     with Others() as others:
         seconds = in_turn(contest.functions, repeats)
-    ours, *peers = contest.functions
-    result: dict[str, Any] = {
+    return {
         "what": contest.what,
         "protocol": {**contest.protocol, "repeats": repeats, **machine(), "CPU taken by others": others.said()},
+        **summed_up(seconds),
+        "columns": contest.columns,
+        "peak bytes": {name: peak_bytes(function) for name, function in contest.functions.items()},
+    }
+
+
+def summed_up(seconds: dict[str, list[float]]) -> dict[str, Any]:
+    """Seconds by name, their medians and fastest, and the first one's (ours) as parts of each other's."""
+    ours, *peers = seconds
+    result: dict[str, Any] = {
         "seconds": seconds,
         "medians": {name: statistics.median(times) for name, times in seconds.items()},
         "fastest": {name: min(times) for name, times in seconds.items()},
-        "columns": contest.columns,
     }
     for kind in ("medians", "fastest"):
         result[f"ratio of {kind}"] = {name: result[kind][ours] / result[kind][name] for name in peers}
-    result["peak bytes"] = {name: peak_bytes(function) for name, function in contest.functions.items()}
     return result
 
 
@@ -81,10 +88,25 @@ def peak_bytes(function: Callable[[], Any]) -> int | None:
     return 1024 * max(0, _kib(status, "VmHWM") - before)
 
 
+def rss_peak_bytes(process: int) -> int | None:
+    """The most that a process has held so far; None where it can't be told."""
+    try:
+        return 1024 * _kib(Path(f"/proc/{process}/status"), "VmHWM") or None
+    except OSError:
+        return None
+
+
 class Others:
-    """How much of the machine's CPU time went to others meanwhile: a figure taken beside much of it means little."""
+    """How much of the machine's CPU time went to others meanwhile: a figure taken beside much of it means little.
+
+    used: gives the seconds that the measured work has used so far; this process's where it isn't given.
+    """
 
     share: float | None = None
+    own: float | None = None  # seconds that the measured work took of it, over all cores
+
+    def __init__(self, used: Callable[[], float] = time.process_time) -> None:
+        self._used = used
 
     def __enter__(self) -> Others:
         self._before = self._read()
@@ -93,20 +115,20 @@ class Others:
     def __exit__(self, *_: object) -> None:
         if self._before and (after := self._read()):
             busy, every, own = (b - a for a, b in zip(self._before, after, strict=True))
-            self.share = max(0.0, busy - own) / every if every else None
+            self.share, self.own = max(0.0, busy - own) / every if every else None, own
 
     def said(self) -> str:
         return "not told by this system" if self.share is None else f"{self.share:.0%} while timing"
 
     def _read(self) -> tuple[float, float, float] | None:
-        """Seconds over all cores: busy, all, and this process's own."""
+        """Seconds over all cores: busy, all, and the measured work's own."""
         try:
             ticks = [int(n) for n in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
         except OSError:
             return None
         second = os.sysconf("SC_CLK_TCK")
         idle = ticks[3] + ticks[4]  # and waiting for a disk
-        return (sum(ticks) - idle) / second, sum(ticks) / second, time.process_time()
+        return (sum(ticks) - idle) / second, sum(ticks) / second, self._used()
 
 
 def machine() -> dict[str, str]:
