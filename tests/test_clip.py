@@ -38,8 +38,8 @@ def test_own_pairs_are_trained_on_evaluated_and_the_model_opens(
     assert "preset quick, 1 process on" in said
     assert "global batch 8" in said
     files = {p.name for p in run.iterdir()}
-    assert files == {"checkpoints", "config.yaml", "metrics.jsonl", "model.json", "model.safetensors", "scores.json",
-                     "tokenizer.model"}  # fmt: skip
+    assert files == {"checkpoints", "config.yaml", "metrics.jsonl", "model.json", "model.safetensors", "report.html",
+                     "scores.json", "tokenizer.model"}  # fmt: skip
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
     assert {"step", "loss", "lr", "scale", "grad_norm", "pairs_per_second", "floor"} == set(lines[0])

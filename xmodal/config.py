@@ -23,7 +23,7 @@ from xmodal.flags import Field, convert, expected, fields_of, fill, flag, print_
 T = TypeVar("T")
 
 VERSION_KEY = "xmodal"  # marks a file that `write` made: its values are final
-NOT_KEPT = ("config", "resume")  # they say how a run was started, not what it is
+NOT_KEPT = ("config", "from_open_clip", "resume")  # they say how a run was started, not what it is
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -128,14 +128,16 @@ def all_gather(x: Tensor, spread: Rows) -> Tensor:
     """
     if len(spread.sizes) == 1:
         return x
-    most = max(spread.sizes)
+    most, home = max(spread.sizes), x.device
+    if dist.get_backend() == "nccl":  # which carries nothing that lies on a CPU
+        x = x.cuda()
     sent = _padded(x, most).contiguous()
     received = x.new_empty((most * len(spread.sizes), *x.shape[1:]))
     if most:
         dist.all_gather_into_tensor(received, sent)
-    if min(spread.sizes) == most:
-        return received
-    return torch.cat([part[:n] for part, n in zip(received.split(most), spread.sizes, strict=True)])
+    if min(spread.sizes) < most:
+        received = torch.cat([part[:n] for part, n in zip(received.split(most), spread.sizes, strict=True)])
+    return received.to(home)
 
 
 def reduce_scatter(x: Tensor, spread: Rows) -> Tensor:

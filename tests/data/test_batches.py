@@ -11,11 +11,13 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
 from xmodal.data.augment import AUGMENTATIONS, DRAWS, augmentation
-from xmodal.data.batches import MOST_TRIES, Batches, Quarantine, Skipped, loader
+from xmodal.data.batches import MOST_TRIES, Batches, Quarantine, Skipped, chosen, loader
 from xmodal.data.stable_id import stable_id
 from xmodal.data.table import Table, read_table
 from xmodal.encoders.preparation import Preparation
@@ -64,8 +66,13 @@ def tokenize(texts: Sequence[str]) -> Tensor:
     return torch.tensor([[int(text.split()[0]), ord(text[-1])] for text in texts])
 
 
-def batches(source: Numbers, batch: int = 8, part: tuple[int, int] | None = None, seed: int = 0) -> Batches:
-    return Batches(source, batch=batch, part=part or (0, batch), seed=seed, prepare_images=prepare, tokenize=tokenize)
+def batches(
+    source: Numbers, batch: int = 8, part: tuple[int, int] | None = None, seed: int = 0, captions: int = 1
+) -> Batches:
+    part = part or (0, batch)
+    return Batches(
+        source, batch=batch, part=part, seed=seed, prepare_images=prepare, tokenize=tokenize, captions=captions
+    )
 
 
 def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
@@ -304,3 +311,22 @@ def test_quarantine_goes_on_from_its_file(tmp_path: Path) -> None:
     again = Quarantine(path, 0.5, 10, until=2)
     assert [line["row"] for line in again.lines] == [1, 2]
     assert [line["row"] for line in again.new([one(2), one(3)], 3)] == [3]
+
+
+@given(st.integers(1, 6), st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=12))
+def test_captions_are_taken_once_each_before_any_is_taken_again(m: int, numbers: list[float]) -> None:
+    texts = [f"text {i}" for i in range(m)]
+    found = chosen(texts, np.array(numbers))
+    assert len(found) == len(numbers)
+    for a in range(0, len(found), m):
+        assert len(set(found[a : a + m])) == len(found[a : a + m])
+
+
+def test_several_captions_of_a_row_stand_beside_each_other() -> None:
+    told, first = batches(Numbers(50), captions=3)[2][0], batches(Numbers(50))[2][0]
+    assert told["text"].shape == (8, 3, 2)
+    assert torch.equal(told["row"], first["row"])
+    assert torch.equal(told["text"][:, 0], first["text"])  # the first is the one that would be drawn alone
+    for row, ids, tokens in zip(told["row"].tolist(), told["text_id"].tolist(), told["text"].tolist(), strict=True):
+        assert set(ids) == {stable_id(f"{row} {word}") for word in "abc"}
+        assert [stable_id(f"{number} {chr(last)}") for number, last in tokens] == ids

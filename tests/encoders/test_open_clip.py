@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import xmodal
+from xmodal.encoders.trainable import lock
 from xmodal.errors import InputError
 
 TEXTS = ["a photo of a cat", "Two dogs, running & barking!", ""]
@@ -67,7 +68,7 @@ def test_a_locked_tower_has_no_gradient_and_stays_in_evaluation_mode(folder: Pat
     from xmodal.encoders import build
 
     towers = build(f"open_clip:local-dir:{folder}", train_tokenizer=None)
-    towers.lock("image")
+    lock(towers, "image")
     towers.train()
     assert not towers.image.training
     assert towers.text.training

@@ -41,6 +41,7 @@ class Batches(Dataset):
 
     part: first and last row (excluded) of the global batch that this process takes.
     prepare_images: pictures and draws (b, DRAWS) -> (b, 3, h, w) uint8; tokenize: (b) strings -> (b, l) long.
+    captions: how many of a row's texts are in the batch; with 1 the texts are (b, l), with k (b, k, l).
     """
 
     def __init__(
@@ -52,27 +53,35 @@ class Batches(Dataset):
         seed: int,
         prepare_images: Callable[[Sequence[Any], np.ndarray], Tensor],
         tokenize: Callable[[Sequence[str]], Tensor],
+        captions: int = 1,
     ) -> None:
         self.source, self.global_batch, self.part, self.seed = source, batch, part, seed
-        self.prepare_images, self.tokenize = prepare_images, tokenize
+        self.prepare_images, self.tokenize, self.captions = prepare_images, tokenize, captions
         self.steps_per_epoch = steps_per_epoch(len(source), batch)
 
     def __getitem__(self, step: int) -> tuple[dict[str, Tensor], list[Skipped]]:
-        """A flat dict: image (b, 3, h, w) uint8, text (b, l), image_id, text_id and row (b,) long."""
+        """A flat dict: image (b, 3, h, w) uint8, text (b, l) or (b, k, l), text_id (b,) or (b, k), image_id and row
+        (b,) long."""
         n = len(self.source)
         epoch, positions = positions_of_step(step, n, self.global_batch, self.part)
         rows = shuffle(positions, n, self.seed, epoch)
         pictures, rows, skipped = self._read(rows, positions, epoch)
-        choice = draws(self.seed, epoch, positions, 1, CAPTION)[:, 0]
-        texts = []
-        for row, u in zip(rows.tolist(), choice.tolist(), strict=True):
-            told = self.source.texts(row)
-            texts.append(told[int(u * len(told))])
+        k = self.captions
+        choices = draws(self.seed, epoch, positions, k, CAPTION)  # (b, k)
+        texts = [
+            text
+            for row, numbers in zip(rows.tolist(), choices, strict=True)
+            for text in chosen(self.source.texts(row), numbers)
+        ]
+        tokens = self.tokenize(texts)
+        text_id = torch.tensor([stable_id(text) for text in texts], dtype=torch.long)
+        if k > 1:
+            tokens, text_id = tokens.unflatten(0, (-1, k)), text_id.view(-1, k)
         batch = {
             "image": self.prepare_images(pictures, draws(self.seed, epoch, positions, DRAWS)),
-            "text": self.tokenize(texts),
+            "text": tokens,
             "image_id": torch.from_numpy(self.source.image_id[rows]),
-            "text_id": torch.tensor([stable_id(text) for text in texts], dtype=torch.long),
+            "text_id": text_id,
             "row": torch.from_numpy(rows),
         }
         return batch, skipped
@@ -96,6 +105,16 @@ class Batches(Dataset):
                 attempt += 1
             pictures[i] = picture
         return pictures, rows, skipped
+
+
+def chosen(texts: Sequence[str], numbers: np.ndarray) -> list[str]:
+    """Texts (m) and numbers (k,) in [0, 1) -> k of the texts, none twice before each was taken once."""
+    rest: list[str] = []
+    found = []
+    for u in numbers.tolist():
+        rest = rest or list(texts)
+        found.append(rest.pop(int(u * len(rest))))
+    return found
 
 
 def loader(

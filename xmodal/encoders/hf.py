@@ -389,7 +389,9 @@ def _quietly(build: Any) -> Any:
 def _checkpointing(model: Any, on: bool) -> None:
     if not getattr(model, "supports_gradient_checkpointing", False):
         return
+    # Newer versions of transformers say "activation" for what was "gradient".
+    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
     if on:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    else:
-        model.gradient_checkpointing_disable()
+        getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
+    elif getattr(model, f"is_{name}_checkpointing"):
+        getattr(model, f"{name}_checkpointing_disable")()

@@ -1,0 +1,90 @@
+"""Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) on the layers of both towers; peft's, on linear layers alone.
+
+While an adapter is there, a weight W acts as W + (alpha / rank)·B·A and W stays as it is, bit for bit. `merged` gives
+the plain model back.
+"""
+
+from __future__ import annotations
+
+import warnings
+from copy import deepcopy
+from typing import Any, Literal, TypeVar
+
+from torch import nn
+
+from xmodal.encoders.attention import close_attention, open_attention
+from xmodal.encoders.depth import depths
+from xmodal.encoders.two_tower import TwoTower, backbone
+from xmodal.errors import InputError
+
+Where = Literal["attention", "all"]
+M = TypeVar("M", bound=nn.Module)
+
+
+def add_lora(
+    towers: TwoTower,
+    rank: int,
+    *,
+    alpha: int | None = None,
+    dropout: float = 0.0,
+    where: Where = "attention",
+    only: tuple[str, ...] = ("image", "text"),
+) -> None:
+    """Freeze the backbones of the towers named and put adapters on their layers' linear maps, in place.
+
+    alpha: the rank if not given, so that B·A counts as it is. where: the attention's maps, or all of a layer's.
+    Heads on top stay as they were, trainable. Raises InputError for a tower without any such map.
+    """
+    from peft import LoraConfig
+    from peft.tuners.lora import LoraModel
+
+    for which in only:
+        tower = backbone(getattr(towers, which))
+        tower.requires_grad_(False)
+        open_attention(tower)
+        names = _maps(tower, where)
+        if not names:
+            raise InputError(
+                f"--lora: the {which} tower has no linear maps {'of attention ' if where == 'attention' else ''}"
+                "in its layers. Unlock its last layers instead, or lock it."
+            )
+        config = LoraConfig(
+            r=rank, lora_alpha=rank if alpha is None else alpha, lora_dropout=dropout, target_modules=names
+        )  # pyright: ignore[reportArgumentType]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a module isn't one of transformers'
+            LoraModel(tower, config, "default")
+        for name, p in tower.named_parameters():
+            p.requires_grad_("lora_" in name)
+
+
+def has_lora(module: nn.Module) -> bool:
+    """Whether adapters are anywhere in a module."""
+    return any("lora_A" in name for name, _ in module.named_parameters())
+
+
+def merged(module: M) -> M:
+    """A copy without adapters, what they add put into the weights; the module itself if it has none."""
+    if not has_lora(module):
+        return module
+    module = deepcopy(module)
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if hasattr(child, "lora_A") and hasattr(child, "get_base_layer"):
+                adapted: Any = child
+                adapted.merge()
+                setattr(parent, name, adapted.get_base_layer())
+    close_attention(module)
+    return module
+
+
+def _maps(tower: nn.Module, where: Where) -> list[str]:
+    """The linear maps of a tower's layers, by name."""
+    depth, layers = depths(tower)
+    return [
+        name
+        for name, module in tower.named_modules()
+        if isinstance(module, nn.Linear)
+        and 1 <= depth[f"{name}.weight"] <= layers
+        and (where == "all" or "attn" in name or "attention" in name)
+    ]
