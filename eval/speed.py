@@ -10,6 +10,7 @@ of the CPU meanwhile stands beside it.
     xmodal eval speed nt_xent --pairs 2048
     xmodal eval speed cached --pairs 4096           the loss of a cached step, against sentence-transformers
     xmodal eval speed grad_cache                    a step in slices, against the step in one piece
+    xmodal eval speed text --data captions.csv      a text tower's step, against one that fills its rows up
     xmodal eval speed step --data captions.csv      training from files on, against open_clip's own trainer
     xmodal eval speed fits                          the largest batch whose loss fits into this machine's memory
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Config:
     what: tyro.conf.Positional[
-        Literal["retrieval", "clip", "siglip", "nt_xent", "cached", "grad_cache", "step", "fits"]
+        Literal["retrieval", "clip", "siglip", "nt_xent", "cached", "grad_cache", "text", "step", "fits"]
     ] = "retrieval"
     """What to measure; see above."""
     images: int = 5000
@@ -48,7 +49,7 @@ class Config:
     texts: int = 25000
     """retrieval: texts, dealt out to the images in turn."""
     pairs: int | None = None
-    """Losses: pairs in the batch, 8192 if not given; grad_cache: 1024."""
+    """Losses: pairs in the batch, 8192 if not given; grad_cache: 1024; text: captions, 256."""
     width: int = 512
     """Numbers in an embedding; 512 is that of CLIP's ViT-B/32."""
     scale: float = 14.3
@@ -58,13 +59,13 @@ class Config:
     keep_mib: int = 0
     """clip: memory in which exponentials may be kept for the backward pass."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Losses: the type of the embeddings. step: bf16 is autocast of open_clip's and ours."""
+    """Losses: the type of the embeddings. text, step: bf16 is autocast of open_clip's and ours."""
     micro_batch: int = 64
     """grad_cache: pairs in a slice."""
     data: str | None = None
-    """step: a table of picture files and captions."""
+    """text, step: a table of picture files and captions."""
     model: str = "ViT-B-32"
-    """step: a model of open_clip."""
+    """text, step: a model of open_clip."""
     batch_size: int = 64
     """step: pairs in a step."""
     steps: int = 8
@@ -82,8 +83,10 @@ class Config:
         require(self, "scale", lambda v: v > 0, "more than 0")
         for name in ("keep_mib", "noise"):
             require(self, name, lambda v: v >= 0, "0 or more")
-        if self.what == "step" and self.data is None:
-            raise InputError("xmodal eval speed step needs --data, a table of picture files and captions (CSV, TSV).")
+        if self.what in ("text", "step") and self.data is None:
+            raise InputError(
+                f"xmodal eval speed {self.what} needs --data, a table of picture files and captions (CSV, TSV)."
+            )
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -124,9 +127,14 @@ def _contest(config: Config) -> Contest:
         return grad_cache.contest(config.pairs or 1024, config.micro_batch)
     import torch
 
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    if config.what == "text":
+        from xmodal.benchmarks import text_tower
+
+        assert config.data is not None
+        return text_tower.contest(config.data, config.model, config.pairs or 256, dtype)
     from xmodal.benchmarks import losses
 
-    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     keep = config.keep_mib * 2**20
     return losses.contest(config.what, config.pairs or 8192, config.width, config.scale, config.noise, keep, dtype)
 

@@ -95,6 +95,26 @@ def test_an_almost_solved_batch_shows_who_is_exact(tmp_path: Path) -> None:
     assert all(figures["scale ±"] > 100 * ours["scale ±"] for figures in columns.values())
 
 
+def test_a_text_tower_without_its_padding_beside_one_with_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, file = tmp_path / "pairs.csv", tmp_path / "text.json"
+    table.write_text("filepath,caption\n" + "".join(f"{n}.png,{'word ' * (n + 1)}\n" for n in range(4)))
+    for n in range(4):
+        (tmp_path / f"{n}.png").touch()  # pictures aren't opened
+    command = ["eval", "speed", "text", "--data", str(table), "--model", "ViT-S-32-alt", "--repeats", "1"]
+    command += ["--json", str(file)]
+    assert main([*command, "--pairs", "4"]) == 0
+    assert "without padding / every row filled up" in capsys.readouterr().out
+    written = json.loads(file.read_text())
+    assert written["protocol"]["tokens in a row"] == "4.5 on average, 6 at most, 77 filled up"
+    assert 0 <= written["columns"]["without padding"]["gradient ±"] < 1e-5
+    assert main([*command, "--pairs", "5"]) == 2
+    assert "has 4 captions" in capsys.readouterr().err
+    assert main(["eval", "speed", "text"]) == 2
+    assert "needs --data" in capsys.readouterr().err
+
+
 def test_a_step_in_slices_beside_the_whole(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "speed", "grad_cache", "--pairs", "12", "--micro-batch", "5", "--repeats", "1"]) == 0
     said = capsys.readouterr().out

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from xmodal.errors import InputError
-from xmodal.weights import load_weights
+from xmodal.weights import load_weights, save_tensors
 
 
 @pytest.fixture
@@ -55,3 +55,11 @@ def test_a_damaged_file(module: nn.Module, tmp_path: Path) -> None:
         (tmp_path / "cut.safetensors").write_bytes(data[:cut])
         with pytest.raises(InputError, match=r"cut\.safetensors is damaged"):
             load_weights(module, tmp_path / "cut.safetensors")
+
+
+def test_others_may_read_a_file_as_they_may_any_other(tmp_path: Path) -> None:
+    file, plain = tmp_path / "w.safetensors", tmp_path / "plain"
+    plain.touch()
+    save_tensors({"w": torch.arange(6.0).view(2, 3).T}, file)
+    assert file.stat().st_mode == plain.stat().st_mode
+    assert torch.equal(load_file(file)["w"], torch.arange(6.0).view(2, 3).T)

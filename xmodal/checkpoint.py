@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.errors import InputError
-from xmodal.weights import load_weights
+from xmodal.weights import load_weights, save_tensors
 
 MANIFEST = "manifest.json"
 
@@ -98,15 +98,13 @@ def save(
     keep: int = 2,
 ) -> Path:
     """Write `checkpoints/step-N` of a run folder, then remove all but the newest `keep`."""
-    from safetensors.torch import save_file
-
     final = folder / "checkpoints" / f"step-{step}"
     beside = final.with_name(final.name + ".tmp")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     tensors, numbers = _optimizer_state(method, optimizer)
-    save_file({name: _own(t) for name, t in method.state_dict().items()}, beside / "method.safetensors")
-    save_file(tensors, beside / "optimizer.safetensors")
+    save_tensors({name: _own(t) for name, t in method.state_dict().items()}, beside / "method.safetensors")
+    save_tensors(tensors, beside / "optimizer.safetensors")
     (beside / "state.json").write_text(json.dumps({**state, "step": step, "optimizer": numbers}, indent=1))
     files = {}
     for file in sorted(beside.iterdir()):

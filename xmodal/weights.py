@@ -1,12 +1,24 @@
-"""The tensors of a safetensors file into a module, all of them or none."""
+"""Tensors into safetensors files, and out of one into a module, all of them or none."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from xmodal.errors import InputError
+
+
+def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Write a file with the permissions that any other new file would have; safetensors' own are the owner's alone."""
+    from safetensors.torch import save_file
+
+    file.unlink(missing_ok=True)
+    file.touch()
+    mode = file.stat().st_mode
+    save_file({name: t.contiguous() for name, t in tensors.items()}, file, metadata={"format": "pt"})
+    file.chmod(mode)
 
 
 def load_weights(module: nn.Module, file: Path) -> None:

@@ -45,7 +45,9 @@ def column(path: Path, header: Sequence[str], named: str | None, usual: Sequence
     """
     if named is not None:
         if named not in header:
-            raise InputError(f"{path} has no column {named!r}; {nearest(named, header)} Columns: {', '.join(header)}.")
+            hint = nearest(named, header)
+            every = f" Columns: {', '.join(header)}." if hint.startswith("did") else ""
+            raise InputError(f"{path} has no column {named!r}; {hint}{every}")
         return header.index(named)
     lower = [name.lower() for name in header]
     for name in usual:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from xmodal.encoders.heads import Headed
 from xmodal.encoders.lengths import by_length
 from xmodal.encoders.preparation import Picture, Preparation
+from xmodal.weights import save_tensors
 
 # Radford et al. 2021, section 2.5: the temperature begins at 0.07.
 FIRST_LOG_SCALE = 2.6592600369327783  # ln(1 / 0.07)
@@ -150,8 +151,6 @@ class TwoTower(nn.Module):
         the library is made to open and embed with before it is put in its place. Raises InputError where the library
         has no such architecture, and interop.verify.ConversionFailed where its embeddings are others.
         """
-        from safetensors.torch import save_file
-
         if format != "xmodal":
             from xmodal.interop.save import save_as
 
@@ -165,8 +164,8 @@ class TwoTower(nn.Module):
         description |= {"sigmoid": True} if self.bias is not None else {}
         beside = folder / "model.json.tmp"
         beside.write_text(json.dumps(description, indent=1))
-        weights = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in self.state_dict().items()}
-        save_file(weights, folder / "model.safetensors.tmp")
+        weights = {name: t.detach().to("cpu", copy=True) for name, t in self.state_dict().items()}
+        save_tensors(weights, folder / "model.safetensors.tmp")
         beside.replace(folder / "model.json")
         (folder / "model.safetensors.tmp").replace(folder / "model.safetensors")
 

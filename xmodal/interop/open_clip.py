@@ -19,18 +19,17 @@ from xmodal.interop.preprocessing import to_open_clip
 from xmodal.interop.tokenizers import write_for_open_clip
 from xmodal.interop.verify import unit
 from xmodal.interop.weight_map import State, translate
+from xmodal.weights import save_tensors
 
 OPEN = 'open_clip.create_model_and_transforms("local-dir:{folder}")'
 
 
 def write(towers: TwoTower, folder: Path) -> list[str]:
     """Write towers of open_clip or transformers, and return what isn't quite the same. Raises InputError for others."""
-    from safetensors.torch import save_file
-
     state, config, notes = _as_open_clip(towers)
     preprocess, more = to_open_clip(towers.preparation)
     notes += more + write_for_open_clip(towers.tokenizer, folder, config["text_cfg"])
-    save_file(_plain(state, config), folder / "open_clip_model.safetensors")
+    save_tensors(_plain(state, config), folder / "open_clip_model.safetensors")
     told = {"model_cfg": config, "preprocess_cfg": preprocess}
     (folder / "open_clip_config.json").write_text(json.dumps(told, indent=2), encoding="utf-8")
     return notes

@@ -19,22 +19,20 @@ from xmodal.interop.preprocessing import to_transformers
 from xmodal.interop.tokenizers import length_of, write_for_transformers
 from xmodal.interop.verify import ConversionFailed, unit
 from xmodal.interop.weight_map import State, translate
+from xmodal.weights import save_tensors
 
 OPEN = 'transformers.AutoModel.from_pretrained("{folder}"), and AutoProcessor with backend="pil"'
 
 
 def write(towers: TwoTower, folder: Path) -> list[str]:
     """Write towers of open_clip or transformers, and return what isn't quite the same. Raises InputError for others."""
-    from safetensors.torch import save_file
-
     state, values, notes = _as_transformers(towers)
     preprocess, more = to_transformers(towers.preparation, values["model_type"])
     notes += more + write_for_transformers(towers.tokenizer, folder)
     config = _quietly(lambda: config_of(values))
     config.dtype = "float32"
     config.save_pretrained(str(folder))
-    weights = {name: tensor.contiguous() for name, tensor in state.items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    save_tensors(state, folder / "model.safetensors")
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocess, indent=2), encoding="utf-8")
     return notes
 

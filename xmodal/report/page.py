@@ -30,7 +30,10 @@ QUERIES = 3, 2, 1  # of a kind, best, median and worst: as many as the page has 
 MOST_GALLERIES = 4  # tests that have one, so that one query of a kind fits; the tables and plots hold all
 MOST_LETTERS = 240  # of a caption or a value
 # What a reader wants to know first of a run's settings; the others are folded up.
-SETTINGS = ("model", "data", "val", "preset", "epochs", "steps", "batch_size", "lr", "wd", "precision", "seed")
+SETTINGS = (
+    *("model", "image_tower", "text_tower", "head", "lora", "data", "val", "preset"),
+    *("epochs", "steps", "batch_size", "lr", "wd", "precision", "seed"),
+)
 
 
 def write_page(
@@ -115,8 +118,9 @@ def _settings(path: Path) -> dict[str, Any]:
             settings = {name: value for name, value in read_config(path).items() if name != "output"}
         except InputError as error:
             problem = str(error)
+    without = ("model",) if settings.get("image_tower") else ("head",)  # what the other of two ways to name towers sets
     return {
-        "settings": {name: settings[name] for name in SETTINGS if settings.get(name) is not None},
+        "settings": {n: settings[n] for n in SETTINGS if settings.get(n) is not None and n not in without},
         "all_settings": settings,
         "settings_problem": problem,
     }
