@@ -40,9 +40,21 @@ class OpenAttention(nn.Module):
         )
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **_: Any
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
     ) -> tuple[Tensor, None]:
-        """(b, l, width), or (l, b, width) unless batch_first; attn_mask is added to the logits."""
+        """(b, l, width), or (l, b, width) unless batch_first.
+
+        attn_mask: added to the logits or, of type bool, true where there is no way; (l, l) or (b · heads, l, l).
+        Raises ValueError for a key_padding_mask; need_weights is taken as false.
+        """
+        if key_padding_mask is not None:
+            raise ValueError("key_padding_mask is not known here; put it into attn_mask")
         if self.in_proj.weight.shape[1] != query.shape[-1]:
             raise ValueError(f"width must be {self.in_proj.weight.shape[1]}, not {query.shape[-1]}")
         same = query is key and key is value
@@ -55,8 +67,8 @@ class OpenAttention(nn.Module):
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))  # (b, heads, l, width / heads)
         if attn_mask is not None and attn_mask.ndim == 3:  # torch's form for several heads: (b · heads, l, l)
             attn_mask = attn_mask.unflatten(0, (-1, self.heads))
-        if attn_mask is not None and attn_mask.is_floating_point():
-            attn_mask = attn_mask.to(q.dtype)
+        if attn_mask is not None:  # the kernel's bool is the opposite of torch's module's
+            attn_mask = ~attn_mask if attn_mask.dtype == torch.bool else attn_mask.to(q.dtype)
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout)
         mixed = self.out_proj(mixed.transpose(1, 2).flatten(2))
