@@ -35,7 +35,7 @@ class FineTuning(Shared):
     embed_dim: int = 512
     """Width of the space in which --image-tower and --text-tower meet."""
     head_dropout: float = 0.0
-    """Dropout inside heads of two layers."""
+    """Dropout of the features that come into the heads, and of the layer inside heads of two."""
     lock_image: bool = False
     """Leave the image tower as it is (Zhai et al. 2022, LiT); with --image-tower its head is trained."""
     lock_text: bool = False
