@@ -22,9 +22,11 @@ from torch import Tensor
 from xmodal import distributed
 from xmodal.data.glyphs import Glyphs
 from xmodal.data.source import captions
+from xmodal.encoders.once import images_once, texts_once
 from xmodal.encoders.small import small_towers
 from xmodal.encoders.tokenizer import PiecesTokenizer
 from xmodal.evaluators.embed import embed_pairs
+from xmodal.finetune import Towers
 from xmodal.grad_cache import gradients
 from xmodal.method import Method, Progress
 from xmodal.objectives import (
@@ -190,7 +192,7 @@ def spoiled_recipe(folder: Path) -> dict[str, Any]:
 
 def method_of(dtype: torch.dtype) -> Method:
     torch.manual_seed(3)
-    return clip(Config(), small_towers(PiecesTokenizer.train(NAMES, 500), side=32, d=64)).to(dtype)
+    return clip(Config(), Towers(small_towers(PiecesTokenizer.train(NAMES, 500), side=32, d=64))).to(dtype)
 
 
 def batch_of(number: int, method: Method) -> dict[str, Tensor]:
@@ -292,7 +294,11 @@ def embeddings() -> float:
         one = embed_pairs(towers, GLYPHS, batch_size=100)
     assert (together.pairs == one.pairs).all()
     assert together.texts == one.texts
-    return max(off(together.image, one.image), off(together.text, one.text))
+    once = images_once(towers, GLYPHS, 100).features, texts_once(towers, GLYPHS, 100).features
+    with distributed.alone():
+        whole = images_once(towers, GLYPHS, 100).features, texts_once(towers, GLYPHS, 100).features
+    differences = [off(a, b) for a, b in zip(once, whole, strict=True)]
+    return max(off(together.image, one.image), off(together.text, one.text), *differences)
 
 
 def recipe(folder: Path) -> None:

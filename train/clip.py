@@ -87,7 +87,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Ours: adapters begin at nothing and take a rate some ten times that of whole weights.
     "lora": {"batch_size": 512, "epochs": 10, "lr": 3e-4, "wd": 0.0, "warmup": 50},
     # Measured on Flickr8k; see the README.
-    "heads": {"batch_size": 1024, "epochs": 20, "lr": 1e-3, "wd": 0.1, "warmup": 20},
+    "heads": {
+        **{"head": "mlp", "head_dropout": 0.5, "backbone_lr": 0.03},
+        **{"batch_size": 1024, "epochs": 60, "lr": 2e-3, "wd": 0.1, "warmup": 20},
+    },
 }
 
 
