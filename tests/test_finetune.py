@@ -51,7 +51,14 @@ def train(there: Path, out: Path, *flags: str, status: int = 0, model: bool = Tr
     spec = ["--model", f"open_clip:local-dir:{there / 'clip'}"] if model else []
     command = ["train", "clip", "--data", str(there / "pairs.csv"), "--output", str(out), *spec, *FEW, *flags]
     assert main(command) == status
-    return json.loads((out / "scores.json").read_text()) if status == 0 else {}
+    if status:
+        return {}
+    opened = xmodal.load(str(out), device="cpu")  # what every run ends with
+    rows = opened.encode_image([there / "0.png"]) @ opened.encode_text(["a cat"]).T
+    assert rows.abs() <= 1 + 1e-6
+    assert not any("lora_" in name for name in load_file(out / "model.safetensors"))
+    assert "</html>" in (out / "report.html").read_text()
+    return json.loads((out / "scores.json").read_text())
 
 
 def moved(there: Path, out: Path) -> set[str]:
@@ -82,7 +89,7 @@ def test_adapters_come_out_as_plain_weights(there: Path, tmp_path: Path, capsys:
 
 
 def test_a_run_with_adapters_goes_on_as_if_it_had_not_been_stopped(there: Path, tmp_path: Path) -> None:
-    flags = ["--lora", "2", "--lock-text", "--save-every", "2"]
+    flags = ["--lora", "2", "--lock-text", "--ema", "0.9", "--save-every", "2"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(there, whole, *flags)
     train(there, parts, *flags)
@@ -104,6 +111,25 @@ def test_the_last_layers_of_a_locked_tower_learn_alone(there: Path, tmp_path: Pa
     assert all(any(name.startswith(part) for name in names) for part in after)
 
 
+def test_each_layer_learns_at_its_part_of_the_rate(there: Path, tmp_path: Path) -> None:
+    flags = ["--layer-decay", "0.5", "--steps", "1", "--warmup", "0", "--wd", "0", "--lr", "0.001"]
+    train(there, tmp_path / "run", *flags)
+    first = xmodal.load(f"open_clip:local-dir:{there / 'clip'}", device="cpu").state_dict()
+    last = load_file(tmp_path / "run" / "model.safetensors")
+    # AdamW's first step is as long as the rate, wherever the gradient is far from zero.
+    for name, rate in {
+        "image.conv1.weight": 1 / 8,
+        "image.transformer.resblocks.0.mlp.c_fc.weight": 1 / 4,
+        "image.transformer.resblocks.1.mlp.c_fc.weight": 1 / 2,
+        "image.proj": 1,
+        "text.positional_embedding": 1 / 8,
+        "text.transformer.resblocks.1.mlp.c_fc.weight": 1 / 2,
+        "text.text_projection": 1,
+        "log_scale": 1,
+    }.items():
+        assert (last[name] - first[name]).abs().max().item() == pytest.approx(0.001 * rate, rel=0.02), name
+
+
 def test_locked_towers_below_heads_are_embedded_once(
     there: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,6 +149,68 @@ def test_locked_towers_below_heads_are_embedded_once(
     # The same without the shortcut: a tower that is asked anew at every step.
     train(there, tmp_path / "anew", *towers, *locked, "--augment", "clip", model=False)
     assert "but its pictures change" in capsys.readouterr().out
+
+
+HEADS = ["--head", "mlp", "--head-dropout", "0", "--lock-image", "--lock-text", "--embed-dim", "24", "--seed", "3"]
+
+
+def test_towers_embedded_once_learn_what_they_would_have(
+    there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ["--image-tower", f"hf:{there / 'vit'}", "--text-tower", f"hf:{there / 'bert'}", *HEADS]
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    lines = [f"{there / f'{n}.png'},a dog of {n} cats,{'train' if n < 8 else 'val'}" for n in range(12)]
+    table = ["filepath,caption,split", *lines, f"{tmp_path / 'broken.png'},a broken dog,train"]
+    (tmp_path / "pairs.csv").write_text("\n".join(table) + "\n")
+    flags += ["--data", str(tmp_path / "pairs.csv"), "--steps", "6", "--captions", "2"]
+    train(there, tmp_path / "once", *flags, "--micro-batch", "3", model=False)
+    monkeypatch.setattr("xmodal.train.clip.embed_locked", lambda towers, pairs, view, augmented: (
+        pairs, view, towers.tokenizer))  # fmt: skip
+    train(there, tmp_path / "anew", *flags, model=False)
+
+    logs = [[json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+            for name in ("once", "anew")]  # fmt: skip
+    for a, b in zip(*logs, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
+    once, anew = (load_file(tmp_path / name / "model.safetensors") for name in ("once", "anew"))
+    for name, weight in anew.items():
+        torch.testing.assert_close(once[name], weight, rtol=0, atol=0 if "backbone" in name else 1e-4, msg=name)
+    skipped = [(tmp_path / name / "skipped.jsonl").read_text() for name in ("once", "anew")]
+    assert skipped[0] == skipped[1]
+    assert "broken.png" in json.loads(skipped[0])["key"]
+
+
+def test_pictures_none_of_which_can_be_embedded_are_refused(
+    there: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ["filepath,caption"]
+    for n in range(6):
+        (tmp_path / f"{n}.png").write_bytes(b"no picture")
+        lines.append(f"{n}.png,a dog of {n} cats")
+    (tmp_path / "pairs.csv").write_text("\n".join(lines) + "\n")
+    train(there, tmp_path / "run", "--data", str(tmp_path / "pairs.csv"), "--lock-image", status=2)
+    said = capsys.readouterr().err
+    assert "No image of" in said
+    assert "damaged header" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_everything_at_once(there: Path, tmp_path: Path) -> None:
+    flags = ["--lora", "2", "--lora-on", "all", "--ema", "0.9", "--wise-ft", "0.7", "--captions", "2"]
+    faster = ["--micro-batch", "3", "--grad-checkpointing", "--lock-image", "--unlock-image", "1"]
+    written = train(there, tmp_path / "run", *flags, *faster)
+    assert written["scan"]["0.0"] == written["before training"]
+    assert written["scan"]["0.7"] == written["scores"]
+    names = moved(there, tmp_path / "run")
+    blocks = tuple(f"text.transformer.resblocks.{n}." for n in (0, 1))
+    text = {name for name in names if name.startswith("text.")}
+    assert text
+    assert all(name.startswith(blocks) and name.endswith("weight") and "ln_" not in name for name in text)
+    image = names - text
+    assert image
+    assert all(name.startswith(("image.transformer.resblocks.1.", "image.ln_post", "image.proj")) for name in image)
 
 
 def test_the_average_is_what_is_saved(there: Path, tmp_path: Path) -> None:
@@ -160,7 +248,17 @@ REFUSED = {
     "add --lock-image": ["--unlock-image", "2"],
     "no tower to adapt": ["--lora", "4", "--lock-image", "--lock-text"],
     "--lora is 0; expected at least 1": ["--lora", "0"],
+    "--unlock-text leaves layers of a locked tower open: add --lock-text": ["--unlock-text", "1", "--lock-image"],
+    "--embed-dim is 0; expected at least 1": ["--embed-dim", "0"],
     "--layer-decay is 0.0": ["--layer-decay", "0"],
+    "--layer-decay is 1.1; expected more than 0, at most 1": ["--layer-decay", "1.1"],
+    "--backbone-lr is 0.0": ["--backbone-lr", "0"],
+    "--backbone-lr is 2.0": ["--backbone-lr", "2"],
+    "--unlock-image is -1; expected 0 or more": ["--lock-image", "--unlock-image", "-1"],
+    "--unlock-text 3: the tower has 2 layers": ["--lock-text", "--unlock-text", "3"],
+    "--ema is nan": ["--ema", "nan"],
+    "--lora-on": ["--lora", "2", "--lora-on", "mlp"],
+    "--image-tower bert:x": ["--image-tower", "bert:x", "--text-tower", "st:x"],
     "--ema is 1.5": ["--ema", "1.5"],
     "--wise-ft is -1.0": ["--wise-ft", "-1"],
     "--head-dropout is 1.0": ["--head-dropout", "1"],

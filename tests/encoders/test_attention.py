@@ -92,19 +92,51 @@ def test_what_it_cannot_do_is_refused_and_left_alone() -> None:
         assert isinstance(module[0], nn.MultiheadAttention)
 
 
-def test_a_model_of_open_clip_opened_and_closed_is_itself() -> None:
-    tower = open_clip.transformer.VisionTransformer(32, 16, 64, 2, 2, 4.0, output_dim=24).eval()
+IMAGE = open_clip.transformer.VisionTransformer(32, 16, 64, 2, 2, 4.0, output_dim=24), torch.randn(2, 3, 32, 32)
+TEXT = open_clip.transformer.TextTransformer(12, 60, 64, 2, 2, output_dim=24), torch.randint(1, 60, (2, 12))
+
+
+@pytest.mark.parametrize(("tower", "x"), [IMAGE, TEXT], ids=["image", "text, which sees no later token"])
+def test_a_model_of_open_clip_opened_and_closed_is_itself(tower: nn.Module, x: Tensor) -> None:
+    tower.eval()
     before = {name: (p, p.clone()) for name, p in tower.named_parameters()}
-    x = torch.randn(2, 3, 32, 32)
+    names = list(tower.state_dict())
     with torch.no_grad():
         expected = tower(x)
         open_attention(tower)
         assert sum(isinstance(m, OpenAttention) for m in tower.modules()) == 2
         assert not any(isinstance(m, nn.MultiheadAttention) for m in tower.modules())
         torch.testing.assert_close(tower(x), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(tower.train()(x), expected, rtol=0, atol=1e-5)
+        tower.eval()
         close_attention(tower)
     after = dict(tower.named_parameters())
     assert list(after) == list(before)
+    assert list(tower.state_dict()) == names
     assert all(after[name] is p and torch.equal(p, value) for name, (p, value) in before.items())
+    assert sum(isinstance(m, nn.MultiheadAttention) for m in tower.modules()) == 2
     with torch.no_grad():
         assert torch.equal(tower(x), expected)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_whether_it_trains_is_kept(training: bool) -> None:
+    module = nn.ModuleList([attention(dropout=0.5)]).train(training)
+    options = dict(vars(module[0]))
+    open_attention(module)
+    assert isinstance(module[0], OpenAttention)
+    assert all(m.training is training for m in module.modules())
+    close_attention(module)
+    assert all(m.training is training for m in module.modules())
+    for name in ("embed_dim", "num_heads", "head_dim", "dropout", "batch_first", "kdim", "vdim", "add_zero_attn"):
+        assert getattr(module[0], name) == options[name], name
+
+
+def test_the_same_draws_of_dropout_are_torchs() -> None:
+    theirs = attention(dropout=0.5, batch_first=True).train()
+    ours = OpenAttention(theirs).train()
+    x = torch.randn(B, L, WIDTH, dtype=torch.float64)
+    torch.manual_seed(4)
+    expected = theirs(x, x, x, need_weights=False)[0]
+    torch.manual_seed(4)
+    torch.testing.assert_close(ours(x, x, x)[0], expected, rtol=0, atol=1e-12)

@@ -97,7 +97,7 @@ def embedded(towers: TwoTower) -> torch.Tensor:
 @pytest.mark.parametrize("name", TOWERS)
 def test_from_the_first_step_to_the_plain_model(name: str, where: Any, tmp_path: Path) -> None:
     towers = TOWERS[name](tmp_path / "model").eval()
-    names, first = list(towers.state_dict()), embedded(towers)
+    names, kinds, first = list(towers.state_dict()), [type(m) for m in towers.modules()], embedded(towers)
     add_lora(towers, 4, where=where)
     assert has_lora(towers)
     torch.testing.assert_close(embedded(towers), first, rtol=0, atol=1e-6)  # B begins at zero
@@ -117,6 +117,7 @@ def test_from_the_first_step_to_the_plain_model(name: str, where: Any, tmp_path:
     plain = merged(towers)
     assert not has_lora(plain)
     assert list(plain.state_dict()) == names
+    assert [type(m) for m in plain.modules()] == kinds
     torch.testing.assert_close(embedded(plain), moved, rtol=0, atol=1e-5)
     assert has_lora(towers)  # training can go on
     torch.testing.assert_close(embedded(towers), moved, rtol=0, atol=0)
@@ -141,6 +142,46 @@ def test_slices_give_the_gradient_of_the_whole(name: str, tmp_path: Path) -> Non
     assert any("lora_A" in n for n in whole)
     for n, g in whole.items():
         torch.testing.assert_close(parts[n], g, rtol=0, atol=1e-6 * max(1.0, g.abs().max().item()))
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_activations_may_be_computed_again(name: str, tmp_path: Path) -> None:
+    towers = TOWERS[name](tmp_path / "model").train()
+    add_lora(towers, 2)
+    trained(towers, 1)
+    kept = gradient(towers, None)
+    towers.set_grad_checkpointing()
+    again = gradient(towers, None)
+    assert kept.keys() == again.keys()
+    for n, g in kept.items():
+        torch.testing.assert_close(again[n], g, rtol=0, atol=1e-6 * max(1.0, g.abs().max().item()))
+
+
+def test_alpha_over_rank_is_the_weight_of_an_adapter(tmp_path: Path) -> None:
+    towers = of_open_clip(tmp_path / "model")
+    before = towers.state_dict()["image.transformer.resblocks.1.attn.out_proj.weight"].clone()
+    add_lora(towers, 2, alpha=6, only=("image",))
+    trained(towers)
+    below = towers.get_submodule("image.transformer.resblocks.1.attn.out_proj")
+    added = 3 * below.lora_B.default.weight @ below.lora_A.default.weight  # pyright: ignore
+    assert added.abs().max() > 1e-3
+    found = merged(towers).state_dict()["image.transformer.resblocks.1.attn.out_proj.weight"]
+    torch.testing.assert_close(found, (before + added).detach(), rtol=0, atol=1e-6)
+
+
+def test_statistics_of_batches_stay(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    plain = of_small()
+    plain.image = timm.create_model("mobilevit_xxs", pretrained=False, num_classes=0)
+    pair = of_two(tmp_path)
+    pair.image.backbone = timm.create_model("mobilevit_xxs", pretrained=False, num_classes=0)  # below a head
+    for towers, image in ((plain, plain.image), (pair, pair.image.backbone)):
+        add_lora(towers, 2, only=("image",))
+        before = {n: b.clone() for n, b in image.named_buffers()}  # pyright: ignore
+        assert any("running_mean" in n for n in before)
+        towers.train()
+        image(torch.randn(2, 3, 64, 64))  # pyright: ignore
+        assert all(torch.equal(b, before[n]) for n, b in image.named_buffers())  # pyright: ignore
 
 
 def test_plain_open_clip_has_the_embeddings_of_the_adapted_model(tmp_path: Path) -> None:

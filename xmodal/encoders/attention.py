@@ -7,8 +7,6 @@ moves the frozen weights by rounding errors.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -14,6 +14,7 @@ from torch import nn
 
 from xmodal.encoders.attention import close_attention, open_attention
 from xmodal.encoders.depth import depths
+from xmodal.encoders.trainable import keep_statistics
 from xmodal.encoders.two_tower import TwoTower, backbone
 from xmodal.errors import InputError
 
@@ -33,7 +34,8 @@ def add_lora(
     """Freeze the backbones of the towers named and put adapters on their layers' linear maps, in place.
 
     alpha: the rank if not given, so that B·A counts as it is. where: the attention's maps, or all of a layer's.
-    Heads on top stay as they were, trainable. Raises InputError for a tower without any such map.
+    Heads on top stay as they were, trainable; statistics of batches rest, as the weights do. Raises InputError for a
+    tower without any such map.
     """
     from peft import LoraConfig
     from peft.tuners.lora import LoraModel
@@ -56,6 +58,7 @@ def add_lora(
             LoraModel(tower, config, "default")
         for name, p in tower.named_parameters():
             p.requires_grad_("lora_" in name)
+        keep_statistics(towers, which)
 
 
 def has_lora(module: nn.Module) -> bool:

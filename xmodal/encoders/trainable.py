@@ -26,11 +26,24 @@ def lock(towers: TwoTower, which: str, unlocked: int = 0) -> None:
     first = layers + 1 - unlocked if unlocked else layers + 2  # the lowest depth that is trained
     for name, p in tower.named_parameters():
         p.requires_grad_(depth[name] >= first)
-    prefix = f"{which}.backbone" if isinstance(getattr(towers, which), Headed) else which
     for name, module in tower.named_modules():
         own = [p.requires_grad for p in module.parameters()]
-        if (own and not any(own)) or isinstance(module, nn.modules.batchnorm._NormBase):
-            towers.keep_in_evaluation(f"{prefix}.{name}".rstrip("."))
+        if own and not any(own):
+            towers.keep_in_evaluation(_path(towers, which, name))
+    keep_statistics(towers, which)
+
+
+def keep_statistics(towers: TwoTower, which: str) -> None:
+    """Layers with statistics of the batch in a backbone stay in evaluation mode."""
+    for name, module in backbone(getattr(towers, which)).named_modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            towers.keep_in_evaluation(_path(towers, which, name))
+
+
+def _path(towers: TwoTower, which: str, name: str) -> str:
+    """The name in the towers of a module of a backbone."""
+    prefix = f"{which}.backbone" if isinstance(getattr(towers, which), Headed) else which
+    return f"{prefix}.{name}".rstrip(".")
 
 
 def is_locked(towers: TwoTower, which: str) -> bool:
