@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tests.two_processes import Watch, spoil
 from xmodal import loop
 from xmodal.data.source import open_source
+from xmodal.run import Evaluation
 from xmodal.train.clip import Config, run
 
 TINY: dict[str, Any] = {"model": "small", "batch_size": 16, "vocabulary": 64, "precision": "fp32", "lr": 1e-3}
@@ -20,7 +21,7 @@ TINY: dict[str, Any] = {"model": "small", "batch_size": 16, "vocabulary": 64, "p
 
 @pytest.fixture(autouse=True)
 def _no_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xmodal.train.clip.evaluate", lambda *_: ({}, {}))
+    monkeypatch.setattr("xmodal.train.clip.evaluate", lambda *_: Evaluation({}, {}))
 
 
 def _refuse(constant: str) -> None:

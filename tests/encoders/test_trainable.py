@@ -11,7 +11,6 @@ import timm
 import torch
 from torch import nn
 
-from xmodal.encoders.depth import depths
 from xmodal.encoders.pair import paired_towers
 from xmodal.encoders.preparation import Preparation
 from xmodal.encoders.small import small_towers
@@ -19,60 +18,6 @@ from xmodal.encoders.tokenizer import PiecesTokenizer
 from xmodal.encoders.trainable import is_locked, lock, parameter_groups
 from xmodal.encoders.two_tower import TwoTower
 from xmodal.errors import InputError
-
-
-def by_depth(tower: nn.Module) -> tuple[list[set[str]], int]:
-    """Names of parameters at each depth, a layer's own cut off behind its number."""
-    found, layers = depths(tower)
-    assert set(found) == {name for name, _ in tower.named_parameters()}
-    places: list[set[str]] = [set() for _ in range(layers + 2)]
-    for name, depth in found.items():
-        parts = name.split(".")
-        number = next((i for i, part in enumerate(parts) if part.isdigit()), None)
-        places[depth].add(name if number is None else ".".join(parts[: number + 1]))
-    return places, layers
-
-
-def test_an_image_tower_of_open_clip() -> None:
-    tower = open_clip.transformer.VisionTransformer(32, 16, 64, 3, 2, 4.0, output_dim=24)
-    places, layers = by_depth(tower)
-    assert layers == 3
-    assert places[0] == {"class_embedding", "positional_embedding", "conv1.weight", "ln_pre.weight", "ln_pre.bias"}
-    assert [places[n] for n in (1, 2, 3)] == [{f"transformer.resblocks.{n}"} for n in range(3)]
-    assert places[4] == {"ln_post.weight", "ln_post.bias", "proj"}
-
-
-def test_a_text_tower_of_open_clip() -> None:
-    tower = open_clip.transformer.TextTransformer(12, 60, 64, 2, 2, output_dim=24)
-    places, layers = by_depth(tower)
-    assert layers == 2
-    assert places[0] == {"token_embedding.weight", "positional_embedding"}
-    assert places[3] == {"ln_final.weight", "ln_final.bias", "text_projection"}
-
-
-def test_towers_of_timm_and_transformers(tmp_path: Path) -> None:
-    places, layers = by_depth(timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0))
-    assert layers == 12
-    assert places[0] == {"cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"}
-    assert places[13] == {"norm.weight", "norm.bias"}
-    places, layers = by_depth(timm.create_model("resnet10t", pretrained=False, num_classes=0))
-    assert layers >= 4
-    assert any(name.startswith("conv1") for name in places[0] | places[1])
-    assert any("layer4" in name for name in places[layers])
-    towers = paired_towers(f"hf:{hubs.vit(tmp_path / 'vit')}", f"hf:{hubs.bert(tmp_path / 'bert')}", d=20)
-    for tower in (towers.image, towers.text):
-        places, layers = by_depth(tower.backbone)  # pyright: ignore[reportArgumentType]
-        assert layers == 2
-        assert all("embedding" in name or "embed" in name for name in places[0])
-        assert all("layer" in name for name in places[1] | places[2])
-
-
-def test_every_parameter_of_small_has_a_place() -> None:
-    for tower in (small().image, small().text):
-        found, layers = depths(tower)
-        assert layers >= 2
-        assert set(found.values()) <= set(range(layers + 2))
-        assert len(set(found.values())) > 2
 
 
 def small() -> TwoTower:
@@ -131,6 +76,48 @@ def test_heads_are_trained_above_a_locked_tower(tmp_path: Path) -> None:
     assert trained(towers.text)
     towers.train()
     assert not towers.text.backbone.training and towers.text.head.training  # noqa: PT018  # pyright: ignore
+
+
+@pytest.mark.parametrize("unlocked", [None, 0, 1])
+def test_a_locked_tower_drops_nothing(unlocked: int | None, tmp_path: Path) -> None:
+    towers = paired_towers(f"hf:{hubs.vit(tmp_path / 'vit')}", f"hf:{hubs.bert(tmp_path / 'bert')}", d=20)
+    backbone: nn.Module = towers.text.backbone  # pyright: ignore[reportAssignmentType]
+    every = trained(backbone)
+    if unlocked is not None:
+        lock(towers, "text", unlocked)
+    last = {n for n in every if n.startswith(("model.encoder.layer.1.", "model.pooler."))}
+    assert trained(backbone) == {None: every, 0: set(), 1: last}[unlocked]
+    towers.train()
+    awake = {n for n, m in backbone.named_modules() if isinstance(m, nn.Dropout) and m.p > 0 and m.training}
+    everywhere = {n for n, m in backbone.named_modules() if isinstance(m, nn.Dropout) and m.p > 0}
+    assert len(everywhere) > 4
+    assert awake == {None: everywhere, 0: set(), 1: {n for n in everywhere if ".layer.1." in n}}[unlocked]
+    texts = towers.tokenizer(["a dog", "two cats"])
+    first, again = towers.features(text=texts), towers.features(text=texts)
+    assert torch.equal(first, again) is (unlocked == 0)
+    towers.eval()
+    assert torch.equal(first, towers.features(text=texts)) is (unlocked == 0)
+
+
+def test_rates_below_a_head_fall_from_their_own(tmp_path: Path) -> None:
+    pair = paired_towers(f"hf:{hubs.vit(tmp_path / 'vit')}", f"hf:{hubs.bert(tmp_path / 'bert')}", d=20)
+    lock(pair, "text", 1)
+    groups = parameter_groups(pair, pair, layer_decay=0.5, backbone_lr=0.1)
+    rates = {id(p): g["lr_scale"] for g in groups for p in g["params"]}
+    assert len(rates) == sum(len(g["params"]) for g in groups) == sum(p.requires_grad for p in pair.parameters())
+    decays = {id(p): g.get("weight_decay") for g in groups for p in g["params"]}
+    assert all(decays[id(p)] == (0.0 if p.ndim < 2 else None) for p in pair.parameters() if p.requires_grad)
+    for name, rate in {
+        "image.backbone.model.embeddings.cls_token": 0.1 / 8,
+        "image.backbone.model.layers.0.mlp.fc1.weight": 0.1 / 4,
+        "image.backbone.model.layers.1.mlp.fc1.weight": 0.1 / 2,
+        "image.backbone.model.layernorm.bias": 0.1,
+        "text.backbone.model.encoder.layer.1.output.dense.weight": 0.1 / 2,
+        "text.backbone.model.pooler.dense.weight": 0.1,
+        "text.head.1.weight": 1.0,
+    }.items():
+        assert rates[id(pair.get_parameter(name))] == pytest.approx(rate), name
+    assert id(pair.get_parameter("text.backbone.model.encoder.layer.0.output.dense.weight")) not in rates
 
 
 def test_rates_fall_from_layer_to_layer(tmp_path: Path) -> None:
