@@ -108,7 +108,11 @@ class Towers:
 
     def scan(self, export: Callable[[], TwoTower], score: Callable[[TwoTower], R]) -> dict[float, R]:
         """What the towers score at 0, 0.1 … 1 of the way; nothing unless there are weights to go back to."""
+        from xmodal.report.log import say
+
         kept, found = self.alpha, {}
+        if self.first is not None:
+            say("Scoring weights at 0, 0.1 … 1 of the way from the first to the trained ones.")
         for tenth in range(11) if self.first is not None else ():
             self.alpha = tenth / 10
             found[self.alpha] = score(export())
