@@ -205,7 +205,10 @@ def _print_fits(result: dict[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    run(parse(Config, argv, prog="xmodal eval speed"))
+    given = list(sys.argv[1:] if argv is None else argv)
+    if "--what" in given:  # `speed --what step` and `speed step` are one
+        given.remove("--what")
+    run(parse(Config, given, prog="xmodal eval speed"))
     return 0
 
 

@@ -47,8 +47,9 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return where
 
 
-def train(there: Path, out: Path, *flags: str, status: int = 0, model: bool = True) -> dict[str, Any]:
-    spec = ["--model", f"open_clip:local-dir:{there / 'clip'}"] if model else []
+def train(there: Path, out: Path, *flags: str, status: int = 0) -> dict[str, Any]:
+    named = {"--model", "--image-tower"} & set(flags)
+    spec = [] if named else ["--model", f"open_clip:local-dir:{there / 'clip'}"]
     command = ["train", "clip", "--data", str(there / "pairs.csv"), "--output", str(out), *spec, *FEW, *flags]
     assert main(command) == status
     if status:
@@ -135,7 +136,7 @@ def test_locked_towers_below_heads_are_embedded_once(
 ) -> None:
     towers = ["--image-tower", f"hf:{there / 'vit'}", "--text-tower", f"hf:{there / 'bert'}", "--head", "mlp"]
     locked = ["--lock-image", "--lock-text", "--embed-dim", "24"]
-    train(there, tmp_path / "once", *towers, *locked, model=False)
+    train(there, tmp_path / "once", *towers, *locked)
     said = capsys.readouterr().out
     assert "Embedding 9 images once" in said
     assert "Embedding the texts once" in said
@@ -147,7 +148,7 @@ def test_locked_towers_below_heads_are_embedded_once(
     assert "open_clip:ViT-B-32" not in page.split("</header>")[0].split("<h2")[0]
 
     # The same without the shortcut: a tower that is asked anew at every step.
-    train(there, tmp_path / "anew", *towers, *locked, "--augment", "clip", model=False)
+    train(there, tmp_path / "anew", *towers, *locked, "--augment", "clip")
     assert "but its pictures change" in capsys.readouterr().out
 
 
@@ -163,10 +164,10 @@ def test_towers_embedded_once_learn_what_they_would_have(
     table = ["filepath,caption,split", *lines, f"{tmp_path / 'broken.png'},a broken dog,train"]
     (tmp_path / "pairs.csv").write_text("\n".join(table) + "\n")
     flags += ["--data", str(tmp_path / "pairs.csv"), "--steps", "6", "--captions", "2"]
-    train(there, tmp_path / "once", *flags, "--micro-batch", "3", model=False)
+    train(there, tmp_path / "once", *flags, "--micro-batch", "3")
     monkeypatch.setattr("xmodal.train.clip.embed_locked", lambda towers, pairs, view, augmented: (
         pairs, view, towers.tokenizer))  # fmt: skip
-    train(there, tmp_path / "anew", *flags, model=False)
+    train(there, tmp_path / "anew", *flags)
 
     logs = [[json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
             for name in ("once", "anew")]  # fmt: skip
@@ -242,6 +243,7 @@ def test_several_captions_of_a_picture(there: Path, tmp_path: Path) -> None:
     assert line["floor"] == pytest.approx(np.log(2) / 2 + np.log(2) / 2, rel=1e-3)
 
 
+TWO = ["--image-tower", "timm:x", "--text-tower", "st:x"]
 REFUSED = {
     "--image-tower needs a --text-tower": ["--image-tower", "timm:vit"],
     "--text-tower needs an --image-tower": ["--text-tower", "st:x"],
@@ -260,6 +262,18 @@ REFUSED = {
     "--lora-on": ["--lora", "2", "--lora-on", "mlp"],
     "--image-tower bert:x": ["--image-tower", "bert:x", "--text-tower", "st:x"],
     "--ema is 1.5": ["--ema", "1.5"],
+    "--head mlp means nothing without --image-tower": ["--head", "mlp"],
+    "--head-dropout 0.5 means nothing without --image-tower": ["--head-dropout", "0.5"],
+    "--lora-on all means nothing without --lora": ["--lora-on", "all"],
+    "--model small and --image-tower both name": [
+        "--model",
+        "small",
+        "--image-tower",
+        "timm:x",
+        "--text-tower",
+        "st:x",
+    ],
+    "--wise-ft goes back to the weights": [*TWO, "--wise-ft", "0.5"],
     "--wise-ft is -1.0": ["--wise-ft", "-1"],
     "--head-dropout is 1.0": ["--head-dropout", "1"],
     "the tower has 2 layers": ["--lock-image", "--unlock-image", "3"],
@@ -285,5 +299,5 @@ def test_a_tower_without_attention_has_no_place_for_adapters(
     save_tensors(model.state_dict(), tmp_path / "resnet" / "open_clip_model.safetensors")
     (tmp_path / "resnet" / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
     flags = ["--model", f"open_clip:local-dir:{tmp_path / 'resnet'}", "--lora", "2"]
-    train(there, tmp_path / "run", *flags, status=2, model=False)
+    train(there, tmp_path / "run", *flags, status=2)
     assert "the image tower has no linear maps of attention" in capsys.readouterr().err

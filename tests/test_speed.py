@@ -59,6 +59,11 @@ def test_wrong_flags(capsys: pytest.CaptureFixture[str], flags: list[str], compl
     assert complaint in capsys.readouterr().err
 
 
+def test_what_may_be_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "speed", "--pairs", "12", "--what", "grad_cache", "--micro-batch", "5", "--repeats", "1"]) == 0
+    assert "slices of 5 / in one piece" in capsys.readouterr().out
+
+
 def test_order_alternates() -> None:
     calls: list[str] = []
     seconds = in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=3)

@@ -61,7 +61,7 @@ class Config(FineTuning):
     vocabulary: int = 1500
     """Pieces of `small`'s tokenizer."""
     captions: int = 1
-    """How many captions of each image are in a batch; all of them are positives of the image and of each other."""
+    """How many captions of each image are in a batch, all of them its positives."""
     image_column: str | None = None
     """The table's column of image paths, if it has no usual name."""
     caption_column: str | None = None

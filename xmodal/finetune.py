@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from xmodal.config import Shared, require
 from xmodal.errors import InputError
+from xmodal.flags import flag
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,6 +79,20 @@ class FineTuning(Shared):
         for name in ("unlock_image", "unlock_text"):
             require(self, name, lambda v: v >= 0, "0 or more")
         require(self, "head_dropout", lambda v: 0 <= v < 1, "at least 0, less than 1")
+        if self.image_tower is not None and self._was_set("model"):
+            raise InputError(f"--model {self.model} and --image-tower both name an image tower: give one of them.")
+        if self.wise_ft is not None and (self.image_tower is not None or not self.pretrained):
+            raise InputError("--wise-ft goes back to the weights that a model came with: give a --model that has some.")
+        for needed, names in {
+            "image_tower": ("head", "embed_dim", "head_dropout", "backbone_lr"),
+            "lora": ("lora_on",),
+        }.items():
+            for name in names:
+                if getattr(self, needed) is None and self._was_set(name):
+                    raise InputError(f"{flag(name)} {getattr(self, name)} means nothing without {flag(needed)}.")
+
+    def _was_set(self, name: str) -> bool:
+        return getattr(self, name) != next(f.default for f in fields(self) if f.name == name)
 
     @property
     def pretrained(self) -> bool:

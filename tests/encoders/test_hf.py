@@ -15,7 +15,8 @@ import transformers
 from PIL import Image
 
 import xmodal
-from xmodal.encoders.hf import hf_image, read_preparation
+from xmodal.encoders.hf import hf_image
+from xmodal.encoders.hf_files import read_preparation
 from xmodal.encoders.pair import paired_towers
 from xmodal.errors import InputError
 

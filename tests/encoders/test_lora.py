@@ -9,6 +9,7 @@ import hubs
 import numpy as np
 import open_clip
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -157,20 +158,19 @@ def test_activations_may_be_computed_again(name: str, tmp_path: Path) -> None:
         torch.testing.assert_close(again[n], g, rtol=0, atol=1e-6 * max(1.0, g.abs().max().item()))
 
 
-def test_alpha_over_rank_is_the_weight_of_an_adapter(tmp_path: Path) -> None:
+def test_the_product_of_an_adapters_maps_is_what_goes_into_the_weight(tmp_path: Path) -> None:
     towers = of_open_clip(tmp_path / "model")
     before = towers.state_dict()["image.transformer.resblocks.1.attn.out_proj.weight"].clone()
-    add_lora(towers, 2, alpha=6, only=("image",))
+    add_lora(towers, 2, only=("image",))
     trained(towers)
     below = towers.get_submodule("image.transformer.resblocks.1.attn.out_proj")
-    added = 3 * below.lora_B.default.weight @ below.lora_A.default.weight  # pyright: ignore
+    added = below.lora_B.default.weight @ below.lora_A.default.weight  # pyright: ignore
     assert added.abs().max() > 1e-3
     found = merged(towers).state_dict()["image.transformer.resblocks.1.attn.out_proj.weight"]
     torch.testing.assert_close(found, (before + added).detach(), rtol=0, atol=1e-6)
 
 
 def test_statistics_of_batches_stay(tmp_path: Path) -> None:
-    timm = pytest.importorskip("timm")
     plain = of_small()
     plain.image = timm.create_model("mobilevit_xxs", pretrained=False, num_classes=0)
     pair = of_two(tmp_path)
@@ -210,7 +210,6 @@ def test_under_two_percent_of_vit_b_32_are_trained() -> None:
 
 
 def test_a_tower_without_attention_is_refused() -> None:
-    timm = pytest.importorskip("timm")
     towers = of_small()
     towers.image = timm.create_model("resnet10t", pretrained=False, num_classes=0)
     with pytest.raises(InputError, match="image tower has no linear maps of attention"):

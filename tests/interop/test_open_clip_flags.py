@@ -14,7 +14,8 @@ import pytest
 from xmodal.config import parse
 from xmodal.errors import InputError
 from xmodal.interop import open_clip_flags
-from xmodal.interop.open_clip_flags import FLAG, REFUSED, TRANSLATED, Rows, count_rows, expand, translate
+from xmodal.interop.open_clip_flags import FLAG, Rows, count_rows, expand, translate
+from xmodal.interop.open_clip_params import REFUSED, TRANSLATED
 from xmodal.train.clip import Config
 
 TABLE = "--train-data t.csv"

@@ -12,7 +12,7 @@ import torch
 import transformers
 from PIL import Image
 
-from xmodal.encoders.hf import preparation_of
+from xmodal.encoders.hf_files import preparation_of
 from xmodal.encoders.preparation import Preparation
 from xmodal.errors import InputError
 from xmodal.interop.preprocessing import cut_alike, to_open_clip, to_transformers

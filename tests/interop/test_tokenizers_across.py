@@ -11,7 +11,7 @@ import small_models
 import transformers
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
-from xmodal.encoders.hf import HfTokenizer
+from xmodal.encoders.hf_files import HfTokenizer
 from xmodal.encoders.open_clip import OpenClipTokenizer
 from xmodal.encoders.small import PiecesTokenizer
 from xmodal.errors import InputError

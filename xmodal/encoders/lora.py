@@ -1,6 +1,6 @@
 """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) on the layers of both towers; peft's, on linear layers alone.
 
-While an adapter is there, a weight W acts as W + (alpha / rank)·B·A and W stays as it is, bit for bit. `merged` gives
+While an adapter is there, a weight W acts as W + B·A and W stays as it is, bit for bit. `merged` gives
 the plain model back.
 """
 
@@ -26,16 +26,13 @@ def add_lora(
     towers: TwoTower,
     rank: int,
     *,
-    alpha: int | None = None,
-    dropout: float = 0.0,
     where: Where = "attention",
     only: tuple[str, ...] = ("image", "text"),
 ) -> None:
     """Freeze the backbones of the towers named and put adapters on their layers' linear maps, in place.
 
-    alpha: the rank if not given, so that B·A counts as it is. where: the attention's maps, or all of a layer's.
-    Heads on top stay as they were, trainable; statistics of batches rest, as the weights do. Raises InputError for a
-    tower without any such map.
+    where: the attention's maps, or all of a layer's. Heads on top stay as they were, trainable; statistics of batches
+    rest, as the weights do. Raises InputError for a tower without any such map.
     """
     from peft import LoraConfig
     from peft.tuners.lora import LoraModel
@@ -50,9 +47,7 @@ def add_lora(
                 f"--lora: the {which} tower has no linear maps {'of attention ' if where == 'attention' else ''}"
                 "in its layers. Unlock its last layers instead, or lock it."
             )
-        config = LoraConfig(
-            r=rank, lora_alpha=rank if alpha is None else alpha, lora_dropout=dropout, target_modules=names
-        )  # pyright: ignore[reportArgumentType]
+        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=names)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that a module isn't one of transformers'
             LoraModel(tower, config, "default")

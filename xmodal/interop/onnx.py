@@ -113,7 +113,7 @@ def _tokenize(folder: Path, told: dict[str, Any], texts: Sequence[str]) -> Tenso
         return filled(PiecesTokenizer.load(folder, length)(texts), length)
     from transformers import AutoTokenizer
 
-    from xmodal.encoders.hf import HfTokenizer
+    from xmodal.encoders.hf_files import HfTokenizer
 
     tokenizer = HfTokenizer(AutoTokenizer.from_pretrained(str(folder)), length, padded=told["padded"])
     return filled(tokenizer(texts), length)

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from xmodal.encoders.hf import _quietly
+from xmodal.encoders.hf_files import quietly
 from xmodal.encoders.two_tower import TwoTower
 from xmodal.errors import InputError
 from xmodal.interop import transformers
@@ -62,7 +62,7 @@ def embed(folder: Path, pictures: Sequence[Image.Image], texts: Sequence[str]) -
     """Unit rows of sentence-transformers alone."""
     from sentence_transformers import SentenceTransformer
 
-    model = _quietly(lambda: SentenceTransformer(str(folder), device="cpu", local_files_only=True))
+    model = quietly(lambda: SentenceTransformer(str(folder), device="cpu", local_files_only=True))
     image = model.encode(list(pictures), convert_to_tensor=True, show_progress_bar=False)
     text = model.encode(list(texts), convert_to_tensor=True, show_progress_bar=False)
     return unit(image), unit(text)

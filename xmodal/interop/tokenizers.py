@@ -18,7 +18,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from xmodal.encoders.hf import HfTokenizer
+from xmodal.encoders.hf_files import HfTokenizer
 from xmodal.encoders.open_clip import OpenClipTokenizer
 from xmodal.encoders.two_tower import Tokenizer
 from xmodal.errors import InputError

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from xmodal.encoders.hf import READS_PADDING, _quietly, config_of
+from xmodal.encoders.hf import READS_PADDING
+from xmodal.encoders.hf_files import config_of, quietly
 from xmodal.encoders.two_tower import TwoTower
 from xmodal.interop import clip, siglip
 from xmodal.interop.native import open_clip_state, transformers_state
@@ -29,7 +30,7 @@ def write(towers: TwoTower, folder: Path) -> list[str]:
     state, values, notes = _as_transformers(towers)
     preprocess, more = to_transformers(towers.preparation, values["model_type"])
     notes += more + write_for_transformers(towers.tokenizer, folder)
-    config = _quietly(lambda: config_of(values))
+    config = quietly(lambda: config_of(values))
     config.dtype = "float32"
     config.save_pretrained(str(folder))
     save_tensors(state, folder / "model.safetensors")
@@ -41,7 +42,7 @@ def embed(folder: Path, pictures: Sequence[Image.Image], texts: Sequence[str]) -
     """Unit rows of transformers alone: its model, Pillow processor and tokenizer."""
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-    model, told = _quietly(lambda: AutoModel.from_pretrained(str(folder), output_loading_info=True))
+    model, told = quietly(lambda: AutoModel.from_pretrained(str(folder), output_loading_info=True))
     if wrong := sorted({*told["missing_keys"], *told["unexpected_keys"]}):
         raise ConversionFailed(f"transformers finds other tensors than it expects, such as {wrong[0]!r}.")
     model.eval()
