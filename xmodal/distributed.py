@@ -12,7 +12,7 @@ Every process of the scope calls these functions in the same order, also with no
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -198,6 +198,12 @@ def _summed(x: Tensor) -> Tensor:
 def gather(x: Tensor) -> Tensor:
     """Rows of all processes in the order of ranks, (b, …) -> (B, …). Backward sums over processes; b may differ."""
     return x if processes() == 1 else _Gather.apply(x)  # pyright: ignore[reportReturnType]
+
+
+def gather_parts(parts: Sequence[Tensor]) -> Tensor:
+    """Parts (b, d) float32 of each process -> (B, d); one that has no part learns the width from the others."""
+    width = max(gather_objects(parts[0].shape[1] if parts else 0))
+    return gather(torch.cat([torch.empty(0, width), *parts]))
 
 
 def reduce(x: Tensor) -> Tensor:

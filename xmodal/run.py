@@ -209,7 +209,9 @@ def begin(name: str, config: configuration.Shared) -> Run:
 
 
 def _first_figures(scores: Scores) -> str:
-    return ", ".join(f"{n} {s['value'] * 100:.1f}" for n, s in scores.items() if n.endswith(("R@1", "top1")))
+    from xmodal.report.names import parse
+
+    return ", ".join(f"{n} {s['value'] * 100:.1f}" for n, s in scores.items() if parse(n).is_first_place)
 
 
 def _workers() -> int:

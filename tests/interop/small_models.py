@@ -12,6 +12,8 @@ import open_clip
 import torch
 from safetensors.torch import save_file
 
+from tests.encoders.hubs import clip_tokenizer, stirred
+
 CLIP: dict[str, Any] = {
     "embed_dim": 24,
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},
@@ -63,7 +65,7 @@ def of_open_clip(folder: Path, config: dict[str, Any] = CLIP, **sees: Any) -> st
     torch.manual_seed(0)
     build = open_clip.CustomTextCLIP if config.get("custom_text") else open_clip.CLIP
     model = build(**{name: value for name, value in config.items() if name != "custom_text"})
-    stir(model)
+    stirred(model)
     folder.mkdir()
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, folder / "open_clip_model.safetensors")
@@ -110,19 +112,6 @@ def siglip_of_transformers(folder: Path, act: str = "gelu", width: int = 32) -> 
     return f"hf:{folder}"
 
 
-def clip_tokenizer(folder: Path) -> None:
-    """CLIP's byte pairs in transformers' files, from those that open_clip carries."""
-    import transformers
-
-    ours = open_clip.SimpleTokenizer()
-    names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
-    merges = [" ".join(pair) for pair in sorted(ours.bpe_ranks, key=ours.bpe_ranks.__getitem__)]
-    vocabulary = {names.get(piece, piece): number for piece, number in ours.encoder.items()}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary))
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
-    transformers.CLIPTokenizer.from_pretrained(folder).save_pretrained(folder)
-
-
 def t5_tokenizer(folder: Path) -> None:
     """As that of timm's SigLIP on the hub: padded with the end mark."""
     import transformers
@@ -160,15 +149,8 @@ def register_timm() -> None:
     register_model(build)
 
 
-@torch.no_grad()
-def stir(model: torch.nn.Module) -> None:
-    """Give every tensor a part in the result: biases begin at zero and gains at one."""
-    for p in model.parameters():
-        p.add_(torch.randn_like(p) * 0.05)
-
-
 def _save(model: Any, folder: Path) -> None:
-    stir(model)
+    stirred(model)
     model.eval().save_pretrained(folder)
 
 

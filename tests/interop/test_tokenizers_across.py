@@ -11,6 +11,7 @@ import small_models
 import transformers
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
+from tests.encoders import hubs
 from xmodal.encoders.hf_files import HfTokenizer
 from xmodal.encoders.open_clip import OpenClipTokenizer
 from xmodal.encoders.small import PiecesTokenizer
@@ -87,7 +88,7 @@ def test_transformers_tokenizers_go_to_open_clip(tmp_path: Path) -> None:
     clip, other, there = (tmp_path / name for name in ("clip", "other", "there"))
     for folder in (clip, other, there):
         folder.mkdir()
-    small_models.clip_tokenizer(clip)
+    hubs.clip_tokenizer(clip)
     config = {"context_length": 16}
     bytes_ = HfTokenizer(transformers.AutoTokenizer.from_pretrained(clip), 16)
     write_for_open_clip(bytes_, there, config)
@@ -114,7 +115,7 @@ def test_what_has_no_place_is_refused(tmp_path: Path) -> None:
         write_for_transformers(pieces, tmp_path)
     with pytest.raises(InputError, match="PiecesTokenizer"):
         write_for_open_clip(pieces, tmp_path, {})
-    small_models.clip_tokenizer(tmp_path)
+    hubs.clip_tokenizer(tmp_path)
     short = HfTokenizer(transformers.AutoTokenizer.from_pretrained(tmp_path), 9)
     with pytest.raises(InputError, match="16 places.* 9 at most"):
         write_for_open_clip(short, tmp_path, {"context_length": 16})

@@ -56,8 +56,7 @@ def _embed(towers: TwoTower, items: Any, batch_size: int, embed: Callable[[Any],
         embed(items[a : min(a + batch_size, here.stop)]).float().cpu() for a in range(here.start, here.stop, batch_size)
     ]
     towers.train(was_training)
-    width = max(distributed.gather_objects(parts[0].shape[1] if parts else 0))
-    return distributed.gather(torch.cat([torch.empty(0, width), *parts]))
+    return distributed.gather_parts(parts)
 
 
 def _blank(towers: TwoTower) -> np.ndarray:

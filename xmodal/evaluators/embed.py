@@ -78,24 +78,20 @@ def embed_images(
             parts.append(_unit(model.encode_image(good)))
     everywhere = [each for part in distributed.gather_objects(readable) for each in part]
     reasons = sum(distributed.gather_objects(bad), Counter())
-    return _together(parts), np.array(everywhere, dtype=bool), reasons
+    return distributed.gather_parts(parts), np.array(everywhere, dtype=bool), reasons
 
 
 def embed_texts(model: DualEncoder, texts: Sequence[str], batch_size: int = 256) -> Tensor:
     """Texts (m) -> unit rows (m, d)."""
     here = np.arange(len(texts))[distributed.part(len(texts))]
-    return _together([_unit(model.encode_text([texts[i] for i in some])) for some in _slices(here, batch_size)])
+    return distributed.gather_parts(
+        [_unit(model.encode_text([texts[i] for i in some])) for some in _slices(here, batch_size)]
+    )
 
 
 def _slices(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
-
-
-def _together(parts: list[Tensor]) -> Tensor:
-    """The rows of all processes, in the order of processes; one that has none learns the width from the others."""
-    width = max(distributed.gather_objects(parts[0].shape[1] if parts else 0))
-    return distributed.gather(torch.cat([torch.empty(0, width), *parts]))
 
 
 def _unit(rows: Any) -> Tensor:
