@@ -68,6 +68,13 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "info_nce": lambda i, t, s, b, ids: info_nce_loss(3 * i, t, temperature=1 / s),
     "info_nce, negatives": lambda i, t, s, b, ids: info_nce_loss(i, t, (t - i)[ids["image_id"] < 2], temperature=1 / s),
     "simcse": lambda i, t, s, b, ids: simcse_loss(i, t, i.roll(1, 1), temperature=1 / s, hard_negative_weight=0.7),
+    "simcse, ids": lambda i, t, s, b, ids: simcse_loss(
+        *(i, t, i.roll(1, 1)),
+        temperature=1 / s,
+        hard_negative_weight=0.7,
+        anchor_id=ids["image_id"],
+        positive_id=ids["text_id"],
+    ),
     "floor": lambda i, t, s, b, ids: (i.sum() + t.sum()) * 0 + info_nce_floor(**ids),
 }
 

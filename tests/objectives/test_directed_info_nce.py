@@ -65,6 +65,27 @@ def test_simcse_is_the_formula(b: int, d: int, seed: int, weight: float, hard: b
         torch.testing.assert_close(a, e, rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.usefixtures("_tile")
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 9), st.integers(0, 99), st.integers(1, 4), st.floats(-3, 3), st.booleans())
+def test_equal_sentences_are_positives_too(b: int, seed: int, kinds: int, weight: float, hard: bool) -> None:
+    anchor, positive, negative = (F.normalize(rows(b, 4, seed + k), dim=1) for k in range(3))
+    temperature = torch.tensor(0.05, dtype=torch.float64)
+    g = torch.Generator().manual_seed(seed)
+    ids = [torch.randint(0, kinds, (b,), generator=g) for _ in range(2)]
+    logits = anchor @ torch.cat([positive, negative] if hard else [positive]).T / temperature
+    if hard:
+        logits = logits + weight * F.one_hot(b + torch.arange(b), 2 * b).double()
+    same = (ids[0][:, None] == ids[0]) | (ids[1][:, None] == ids[1])
+    want = (logits.logsumexp(1) - (logits[:, :b] * same).sum(1) / same.sum(1)).mean()
+    more = {"temperature": temperature, "hard_negative_weight": weight, "anchor_id": ids[0], "positive_id": ids[1]}
+    got = simcse_loss(anchor, positive, negative if hard else None, **more)
+    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-11)
+    inputs = [anchor, positive, *([negative] if hard else [])]
+    for a, e in zip(torch.autograd.grad(got, inputs), torch.autograd.grad(want, inputs), strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-8, atol=1e-9)
+
+
 @pytest.mark.parametrize("length", [1.0, 30.0, 1e4])
 def test_raw_products_of_any_size_neither_overflow_nor_vanish(length: float) -> None:
     query, key = (length * rows(40, 8, k, torch.float32).detach() for k in range(2))
@@ -112,5 +133,7 @@ def test_what_does_not_fit_is_named() -> None:
         info_nce_loss(a, a, torch.ones(3, 5))
     with pytest.raises(ValueError, match=r"anchor and negative .*\(2, 2\)"):
         simcse_loss(a, a, torch.ones(2, 2))
+    with pytest.raises(ValueError, match=r"anchor_id must be \(3,\)"):
+        simcse_loss(a, a, anchor_id=torch.ones(2, dtype=torch.long))
     with pytest.raises(ValueError, match="temperature"):
         simcse_loss(a, a, temperature=-1.0)
