@@ -104,7 +104,7 @@ def test_what_is_said_of_a_file_that_has_nothing(written: Callable[..., Path], t
     assert "is empty" in message(written(""))
     assert "no header" in message(written("\n\n"))
     for name in ("gone.csv", "x" * 5000, "a\0b"):
-        assert "No table" in message(tmp_path / name)
+        assert "No file" in message(tmp_path / name)
     for data in (b"a,caf\xe9\n", b"a,b\n0,caf\xe9\n", "a,b\n".encode("utf-16"), b"\x89PNG\r\n\x1a\n\0\0"):
         (tmp_path / "bytes.csv").write_bytes(data)
         assert "UTF-8" in message(tmp_path / "bytes.csv")

@@ -13,9 +13,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from xmodal.errors import InputError, nearest
+
+Broken = Literal["strict", "replace"]
 
 # In the order in which they are looked for. filepath is open_clip's.
 IMAGE_NAMES = (
@@ -27,13 +29,14 @@ SPLITS = {"training": "train", "valid": "val", "validation": "val", "dev": "val"
 
 
 @contextmanager
-def rows_of(path: Path) -> Iterator[tuple[list[str], Iterator[list[str]]]]:
+def rows_of(path: Path, broken: Broken = "strict") -> Iterator[tuple[list[str], Iterator[list[str]]]]:
     """The header, and the rows after it, each as wide as the header; the file is open inside the `with`.
 
+    broken: what is done about bytes that are no UTF-8: "strict" raises, "replace" puts U+FFFD there.
     Raises InputError for a file that is none, has no header or is no UTF-8 text, and, while the rows are taken, for
     one that can't be told apart into columns.
     """
-    with _open(path) as stream:
+    with open_text(path, broken) as stream:
         reader, header = _reader(stream, path)
         yield header, _rows(reader, path, len(header))
 
@@ -91,15 +94,16 @@ def counts(present: Counter[str]) -> str:
     return ", ".join(f"{name or 'no split'} ({n})" for name, n in present.most_common()) or "no rows"
 
 
-def _open(path: Path) -> IO[str]:
+def open_text(path: Path, broken: Broken = "strict") -> IO[str]:
+    """A text file, plain or gzipped, its line ends as they are. Raises InputError for none, and for an empty one."""
     if not os.path.isfile(path):  # False for a name that is too long or has a NUL, where Path raises
-        raise InputError(f"No table {str(path)!r}.")
+        raise InputError(f"No file {str(path)!r}.")
     if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty; expected a header and rows.")
+        raise InputError(f"{path} is empty.")
     try:
         if path.suffix == ".gz":
-            return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-        return path.open(encoding="utf-8-sig", newline="")
+            return gzip.open(path, "rt", encoding="utf-8-sig", errors=broken, newline="")
+        return path.open(encoding="utf-8-sig", errors=broken, newline="")
     except OSError as error:
         raise InputError(f"{path} can't be opened: {error.strerror}.") from None
 
@@ -127,7 +131,7 @@ def _reader(stream: IO[str], path: Path) -> tuple[Any, list[str]]:
 
 
 def _well_quoted(path: Path) -> bool:
-    with _open(path) as stream:
+    with open_text(path, "replace") as stream:
         try:
             for _ in csv.reader(stream, delimiter="\t", strict=True):
                 pass
