@@ -176,7 +176,7 @@ def run(config: Config) -> dict[str, Any]:
         say("Photographs: `small` learns little from them. Better start from --model open_clip:ViT-B-32/openai")
     side = config.image_size or (64 if pairs.photographs else 32)
     towers = open_towers(config, train_tokenizer, side)
-    method = clip(config, towers)
+    method: Any = clip(config, towers)
     before = evaluate(method.export(), tests) if config.pretrained and not config.image_tower else None
 
     augment = _augment(config, pairs)

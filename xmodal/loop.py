@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 
 from xmodal import checkpoint, distributed
-from xmodal.data.batches import Batches, Quarantine, loader
+from xmodal.data.batches import Quarantine, Steps, loader
 from xmodal.grad_cache import gradients
 from xmodal.method import Method, Progress
 from xmodal.micro_batch import largest_slice
@@ -35,12 +35,13 @@ class Setting:
     workers: int = 0
     save_every: int = 0  # steps; 0 is only at the end
     eval_every: int = 0
+    eval_last: bool = False  # after the last step as well, where what it finds has a part in what is exported
     compile: bool = False
 
 
 def fit(
     method: Method,
-    data: Batches,
+    data: Steps,
     setting: Setting,
     *,
     accelerator: Any,
@@ -130,11 +131,14 @@ def fit(
             **{name: float(value) for name, value in metrics.items()},
         )
         done = step + 1
-        if setting.save_every and done % setting.save_every == 0 and done < setting.steps:
-            save(done)
-        if evaluate is not None and setting.eval_every and done % setting.eval_every == 0 and done < setting.steps:
+        # Evaluation first: a method may keep the best it has been, and that belongs into the checkpoint.
+        last = done == setting.steps
+        due = setting.eval_last if last else setting.eval_every and done % setting.eval_every == 0
+        if evaluate is not None and due:
             method.eval()
             log.event(done, **evaluate())
+        if setting.save_every and done % setting.save_every == 0 and not last:
+            save(done)
         began = time.perf_counter()
     log.end()
     if start < setting.steps:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from xmodal.encoders.two_tower import TwoTower
-
 Batch = dict[str, Any]  # flat; each value a tensor or list with the local rows first
+
+
+class Encoder(Protocol):
+    """What comes out of training."""
+
+    def save(self, folder: Path, /) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Method(nn.Module):
     def after_step(self, representations: dict[str, Tensor], targets: dict[str, Tensor], progress: Progress) -> None:
         """Clamp, average, enqueue, normalise; left out together with a step that is skipped."""
 
-    def export(self) -> TwoTower:
+    def export(self) -> Encoder:
         """The encoder that is evaluated, saved and opened again by `xmodal.load`."""
         raise NotImplementedError
 

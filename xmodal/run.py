@@ -16,7 +16,7 @@ import torch
 
 from xmodal import checkpoint, distributed
 from xmodal import config as configuration
-from xmodal.data.batches import Batches, Quarantine
+from xmodal.data.batches import Batches, Quarantine, Steps, Trained
 from xmodal.data.source import Source
 from xmodal.errors import InputError
 from xmodal.loop import Setting, fit
@@ -56,9 +56,21 @@ class Run:
     def batches(
         self, source: Source, prepare_images: Callable[..., Any], tokenize: Callable[..., Any], captions: int = 1
     ) -> Batches:
-        """This process's part of each global batch; says what was left out of the data.
+        """This process's part of each global batch of images and texts; see `share`.
 
         captions: how many of a row's texts are in the batch.
+        """
+        return Batches(
+            source,
+            **self.share(source),
+            seed=self.config.seed,
+            prepare_images=prepare_images,
+            tokenize=tokenize,
+            captions=captions,
+        )
+
+    def share(self, source: Trained) -> dict[str, Any]:
+        """The global batch, and which part of it is this process's; says what was left out of the data.
 
         On a resume the global batch of the checkpoint counts. Raises InputError where it can't be shared out, and
         where the data is not what the run began with.
@@ -81,29 +93,22 @@ class Run:
             if n:
                 say(f"Left out of {source.name}: {n} with {lack}.")
         here = distributed.part(batch)
-        return Batches(
-            source,
-            batch=batch,
-            part=(here.start, here.stop),
-            seed=self.config.seed,
-            prepare_images=prepare_images,
-            tokenize=tokenize,
-            captions=captions,
-        )
+        return {"batch": batch, "part": (here.start, here.stop)}
 
     def train(
         self,
         method: Method,
-        data: Batches,
+        data: Steps,
         *,
         optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
         lr: Callable[[int], Callable[[int], float]],
         evaluate: Callable[[], Evaluation] | None = None,
+        evaluate_last: bool = False,
         clip_norm: float | None = 1.0,
     ) -> None:
         """Write the configuration, then fit; lr(steps)(step) is the learning rate of a step.
 
-        evaluate: the loop logs its scores' values.
+        evaluate: the loop logs its scores' values; evaluate_last: after the last step, too.
         """
         config, processes = self.config, distributed.processes()
         steps = config.steps or max(1, round(config.epochs * data.steps_per_epoch))
@@ -131,6 +136,7 @@ class Run:
             workers=_workers() if config.workers is None else config.workers,
             save_every=config.save_every,
             eval_every=config.eval_every,
+            eval_last=evaluate_last,
             compile=config.compile,
         )
         done = self.resume.step if self.resume else 0
@@ -211,7 +217,8 @@ def begin(name: str, config: configuration.Shared) -> Run:
 def _first_figures(scores: Scores) -> str:
     from xmodal.report.names import parse
 
-    return ", ".join(f"{n} {s['value'] * 100:.1f}" for n, s in scores.items() if parse(n).is_first_place)
+    first = {n: s for n, s in scores.items() if parse(n).is_first_place} or scores
+    return ", ".join(f"{n} {s['value'] * 100:.1f}" for n, s in first.items())
 
 
 def _workers() -> int:

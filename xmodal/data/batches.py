@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -34,6 +34,29 @@ class Skipped:
     key: str
     reason: str
     detail: str
+
+
+class Trained(Protocol):
+    """What a loop and a run ask of the data that is trained on; the rest is between the data and its batches."""
+
+    name: str
+
+    @property
+    def dropped(self) -> Mapping[str, int]: ...
+    def __len__(self) -> int: ...
+    def key(self, row: int, /) -> str: ...
+    def fingerprint(self) -> str: ...
+
+
+class Steps(Protocol):
+    """Batches by step, as the loop takes them."""
+
+    global_batch: int
+    steps_per_epoch: int
+
+    @property
+    def source(self) -> Trained: ...
+    def __getitem__(self, step: int, /) -> tuple[dict[str, Tensor], list[Skipped]]: ...
 
 
 class Batches(Dataset):
@@ -118,7 +141,7 @@ def chosen(texts: Sequence[str], numbers: np.ndarray) -> list[str]:
 
 
 def loader(
-    batches: Batches, start: int, stop: int, workers: int = 0
+    batches: Steps, start: int, stop: int, workers: int = 0
 ) -> Iterator[tuple[int, dict[str, Tensor], list[Skipped]]]:
     """Steps start … stop − 1 in order, each with its batch and what was skipped for it."""
     steps = range(start, stop)
@@ -141,7 +164,7 @@ def loader(
 class _Told(Dataset):
     """Batches whose InputErrors come as values: torch would put a worker's traceback into the message for the user."""
 
-    def __init__(self, batches: Batches) -> None:
+    def __init__(self, batches: Steps) -> None:
         self.batches = batches
 
     def __getitem__(self, step: int) -> tuple[dict[str, Tensor], list[Skipped]] | InputError:
