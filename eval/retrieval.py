@@ -48,8 +48,8 @@ class Config:
 
 def run(config: Config) -> dict[str, Any]:
     """Embed, score, print; returns the protocol and the scores."""
-    import xmodal
     from xmodal import distributed
+    from xmodal.encoders import load_towers
     from xmodal.data.source import Columns, open_source
     from xmodal.data.table import held_out_split
     from xmodal.evaluators.evaluate import evaluate_retrieval
@@ -59,7 +59,7 @@ def run(config: Config) -> dict[str, Any]:
     columns = Columns(config.image_column, config.caption_column, config.split_column)
     split = config.split or held_out_split(config.data, columns)
     source = open_source(config.data, split, columns)
-    model = xmodal.load(config.model, device=accelerator.device)
+    model = load_towers(config.model, device=accelerator.device)
     protocol, scores = evaluate_retrieval(model, source, config.ks, config.batch_size)
     protocol = {"model": config.model, **protocol}
     if distributed.is_first():

@@ -51,8 +51,8 @@ class Config:
 
 def run(config: Config) -> dict[str, Any]:
     """Embed, score, print; returns protocol, scores, the figures of each class and the confusion matrix."""
-    import xmodal
     from xmodal import distributed
+    from xmodal.encoders import load_towers
     from xmodal.data import glyphs
     from xmodal.data.labelled import read_labelled
     from xmodal.errors import InputError, nearest
@@ -88,7 +88,7 @@ def run(config: Config) -> dict[str, Any]:
                 f"{config.classes} has {len(names)} names; {config.data} has {len(labelled.classes)} classes: "
                 f"{', '.join(labelled.classes[:5])}, …"
             )
-    model = xmodal.load(config.model, device=accelerator.device)
+    model = load_towers(config.model, device=accelerator.device)
     protocol, scores, table = evaluate_zero_shot(
         model, labelled, names, texts, templates_name=prompts, batch_size=config.batch_size
     )

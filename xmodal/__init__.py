@@ -6,10 +6,7 @@ Importing the package imports nothing heavy; `load` brings torch in when it is c
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from xmodal.encoders.two_tower import TwoTower
+from typing import Any
 
 try:
     __version__ = version("xmodal")
@@ -19,10 +16,11 @@ except PackageNotFoundError:  # run from a checkout that was never installed
 __all__ = ["__version__", "load"]
 
 
-def load(spec: str, **options: object) -> TwoTower:
-    """Open a model spec: a run folder, `small`, `open_clip:…`.
+def load(spec: str, **options: object) -> Any:
+    """Open a model spec: a run folder, `open_clip:…`, `hf:…`, `st:…`.
 
-    Returns an encoder in evaluation mode with `encode_image` and `encode_text`.
+    Returns an encoder in evaluation mode: one of images and texts with `encode_image` and `encode_text`
+    (`encoders.two_tower.TwoTower`), or one of sentences with `encode` (`encoders.sentence.SentenceEncoder`).
     Raises `xmodal.errors.InputError` for a spec that names nothing.
     """
     from xmodal.encoders import load as load_encoder

@@ -76,7 +76,7 @@ def bert(folder: Path) -> Path:
     return folder
 
 
-def sentence_transformer(folder: Path, dense: bool = False, pooling: str = "mean") -> Path:
+def sentence_transformer(folder: Path, dense: bool = False, pooling: str = "mean", normalize: bool = True) -> Path:
     """bert's model as sentence-transformers saves it."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import modules as models
@@ -86,7 +86,9 @@ def sentence_transformer(folder: Path, dense: bool = False, pooling: str = "mean
     modules: list[Any] = [transformer, models.Pooling(32, pooling_mode=pooling)]
     if dense:
         modules.append(models.Dense(32, 20, activation_function=torch.nn.Tanh()))
-    SentenceTransformer(modules=[*modules, models.Normalize()], device="cpu").save(str(folder))
+    if normalize:
+        modules.append(models.Normalize())
+    SentenceTransformer(modules=modules, device="cpu").save(str(folder))
     return folder
 
 

@@ -5,23 +5,56 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from xmodal.errors import InputError, nearest
 
 if TYPE_CHECKING:
+    from xmodal.encoders.sentence import SentenceEncoder
     from xmodal.encoders.two_tower import TwoTower
 
+M = TypeVar("M", bound="TwoTower | SentenceEncoder")
 
-def load(spec: str, device: Any = None) -> TwoTower:
-    """Open a trained dual encoder in evaluation mode. Raises InputError for a spec that names none."""
-    import torch
 
+def load(spec: str, device: Any = None) -> Any:
+    """Open a model in evaluation mode: a `TwoTower`, or a `SentenceEncoder` where the spec names a text model alone.
+
+    Raises InputError for a spec that names neither.
+    """
+    return _ready(_sentence_encoder(spec) or _towers(spec), device)
+
+
+def load_towers(spec: str, device: Any = None) -> TwoTower:
+    """`load` for what needs images, too. Raises InputError for a sentence encoder as well."""
+    return _ready(_towers(spec), device)
+
+
+def _towers(spec: str) -> TwoTower:
     if spec == "small":
         raise InputError("'small' is trained from scratch: there is nothing to load. Train, then name the run folder.")
-    towers = build(spec, train_tokenizer=None)
-    towers.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return towers.eval()
+    return build(spec, train_tokenizer=None)
+
+
+def _sentence_encoder(spec: str) -> SentenceEncoder | None:
+    """The sentence encoder of a spec; None if the spec is of another kind."""
+    folder = Path(spec)
+    if spec.startswith(("st:", "hf:")):
+        from xmodal.encoders.sentence_specs import is_dual, open_sentences
+
+        return None if spec.startswith("hf:") and is_dual(spec.removeprefix("hf:")) else open_sentences(spec)
+    if folder.is_dir() and ((folder / "model.json").is_file() or (folder / "modules.json").is_file()):
+        from xmodal.encoders.sentence_specs import KINDS, open_sentences
+
+        if not (folder / "model.json").is_file() or _description(folder).get("kind") in KINDS:
+            return open_sentences(spec)
+    return None
+
+
+def _ready(model: M, device: Any) -> M:
+    import torch
+
+    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return model.eval()
 
 
 def build(spec: str, *, train_tokenizer: Callable[[], Any] | None, side: int = 32) -> TwoTower:
@@ -70,10 +103,7 @@ def from_folder(folder: Path) -> TwoTower:
     if not (folder / "model.json").is_file() or not (folder / "model.safetensors").is_file():
         hint = " Its training did not get as far as a model." if (folder / "config.yaml").is_file() else ""
         raise InputError(f"{folder} is no run folder: it lacks model.json or model.safetensors.{hint}{_other(folder)}")
-    try:
-        description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{folder}/model.json is damaged: {error}") from None
+    description = _description(folder)
     if description.get("kind") == "small":
         from xmodal.encoders.small import small_towers
         from xmodal.encoders.tokenizer import PiecesTokenizer
@@ -92,6 +122,8 @@ def from_folder(folder: Path) -> TwoTower:
         from xmodal.encoders.pair import paired_from_folder
 
         towers = paired_from_folder(folder, description)
+    elif description.get("kind") in ("small-text", "st"):
+        raise InputError(f"{folder} holds a sentence encoder, which has no image tower.")
     else:
         raise InputError(f"{folder}/model.json is of kind {description.get('kind')!r}, which is not known here.")
     if description.get("sigmoid"):
@@ -100,6 +132,13 @@ def from_folder(folder: Path) -> TwoTower:
         towers.bias = torch.zeros(())
     load_weights(towers, folder / "model.safetensors")
     return towers
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{folder}/model.json is damaged: {error}") from None
 
 
 def _other(folder: Path) -> str:

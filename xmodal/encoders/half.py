@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from xmodal.encoders.preparation import Preparation
 from xmodal.encoders.two_tower import Tokenizer
-
-TextPooling = Literal["mean", "cls", "last", "max"]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xmodal.encoders.half import Half, TextPooling
+from xmodal.encoders.half import Half
 from xmodal.encoders.hf_files import (
     HfTokenizer,
     auto_model,
@@ -23,6 +23,7 @@ from xmodal.encoders.hf_files import (
     read_tokenizer,
 )
 from xmodal.encoders.lengths import NOTHING
+from xmodal.encoders.pooling import TextPooling, pool
 from xmodal.encoders.preparation import Preparation
 from xmodal.encoders.two_tower import TwoTower
 from xmodal.errors import InputError
@@ -88,18 +89,13 @@ class TextFeatures(nn.Module):
 
     def __init__(self, model: Any, pooling: TextPooling) -> None:
         super().__init__()
-        self.model, self.pooling = model, pooling
+        self.model = model
+        self.pooling: TextPooling = pooling
 
     def forward(self, tokens: Tensor) -> Tensor:
         real = tokens != NOTHING  # (b, l)
         places = self.model(input_ids=tokens.clamp(min=0), attention_mask=real.long()).last_hidden_state
-        if self.pooling == "cls":
-            return places[:, 0]
-        if self.pooling == "last":
-            return places[torch.arange(len(places), device=places.device), real.sum(1) - 1]
-        if self.pooling == "max":
-            return places.masked_fill(~real[..., None], float("-inf")).amax(1)
-        return (places * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
+        return pool(places, real, self.pooling)
 
     def set_grad_checkpointing(self, on: bool = True) -> None:
         _checkpointing(self.model, on)

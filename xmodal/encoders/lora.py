@@ -12,10 +12,11 @@ from typing import Any, Literal, TypeVar
 
 from torch import nn
 
+from xmodal.encoders.asleep import Sleepers
 from xmodal.encoders.attention import close_attention, open_attention
 from xmodal.encoders.depth import depths
 from xmodal.encoders.trainable import keep_statistics
-from xmodal.encoders.two_tower import TwoTower, backbone
+from xmodal.encoders.two_tower import backbone
 from xmodal.errors import InputError
 
 Where = Literal["attention", "all"]
@@ -23,7 +24,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def add_lora(
-    towers: TwoTower,
+    towers: Sleepers,
     rank: int,
     *,
     where: Where = "attention",

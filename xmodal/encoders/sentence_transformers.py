@@ -14,7 +14,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from xmodal.encoders import hf
-from xmodal.encoders.half import Half, TextPooling
+from xmodal.encoders.half import Half
+from xmodal.encoders.pooling import TextPooling
 from xmodal.errors import InputError
 
 POOLINGS: dict[str, TextPooling] = {
@@ -77,7 +78,14 @@ def st_text(name: str) -> Half:
         if not (path / "model.safetensors").is_file():
             raise InputError(f"{path} has no model.safetensors; weights in pickles are not opened.")
         load_weights(dense, path / "model.safetensors")
-    description = {**half.description, "kind": "st", "name": name, "dense": [shape[:4] for shape in shapes]}
+    description = {
+        **half.description,
+        "kind": "st",
+        "name": name,
+        "dense": [shape[:4] for shape in shapes],
+        "normalize": "Normalize" in kinds,
+        **_prompts(folder),
+    }
     return Half(tower, width, description, tokenizer=half.tokenizer)
 
 
@@ -86,6 +94,12 @@ def st_from_folder(folder: Path, description: dict[str, Any]) -> Half:
     half = hf.hf_half_from_folder(folder, "text", description)
     tower, width = _chained(half, [tuple(shape) for shape in description["dense"]])
     return Half(tower, width, description, tokenizer=half.tokenizer)
+
+
+def _prompts(folder: Path) -> dict[str, Any]:
+    """What the model wants before its texts, by name, and which of it goes before texts that name none."""
+    told = _json(folder / "config_sentence_transformers.json", {})
+    return {"prompts": told.get("prompts") or {}, "default_prompt": told.get("default_prompt_name")}
 
 
 def _chained(half: Half, shapes: list[tuple[Any, ...]]) -> tuple[nn.Module, int]:

@@ -1,4 +1,5 @@
-"""`small`: towers to train from scratch, quick on a CPU. No batch statistics, no dropout, nothing pretrained.
+"""`small`: towers to train from scratch, quick on a CPU. No batch statistics, nothing pretrained; no dropout
+unless asked for.
 
 The shapes follow from a profile of two cores with bf16 matrix units (batch 512, forward and backward):
 - dense 3 × 3 convolutions, channels last, run at up to 2 TFLOP/s; depthwise ones at a twentieth of that;
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xmodal.encoders.lengths import NOTHING
+from xmodal.encoders.pooling import TextPooling, pool
 from xmodal.encoders.preparation import Preparation
 from xmodal.encoders.tokenizer import PiecesTokenizer
 from xmodal.encoders.two_tower import TwoTower
@@ -85,9 +87,10 @@ class Attention(nn.Module):
     The softmax doesn't see a key bias, so its gradient is rounding noise that AdamW would turn into whole steps.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.heads = heads
+        self.dropout = _dropout(dropout)
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width)
@@ -101,33 +104,48 @@ class Attention(nn.Module):
             for layer in (self.query, self.key, self.value)
         )
         logits = (query @ key.mT).to(bias.dtype) * (width // self.heads) ** -0.5 + bias
-        mixed = logits.softmax(-1).to(value.dtype) @ value
+        mixed = self.dropout(logits.softmax(-1)).to(value.dtype) @ value
         return self.out(mixed.transpose(1, 2).reshape(b, length, width))
 
 
 class Layer(nn.Module):
     """A pre-norm transformer layer."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(width)
-        self.attention = Attention(width, heads)
+        self.attention = Attention(width, heads, dropout)
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, width))
+        self.dropout = _dropout(dropout)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), bias)
-        return x + self.mlp(self.mlp_norm(x))
+        x = x + self.dropout(self.attention(self.attention_norm(x), bias))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
 class SmallTextTower(nn.Module):
-    """A transformer over pieces; the mean of the last layer's places is projected."""
+    """A transformer over pieces; one row is made of the last layer's places and projected.
 
-    def __init__(self, vocabulary: int, d: int = 256, width: int = WIDTH, layers: int = 2, length: int = 32) -> None:
+    dropout: of the embeddings, of attention's weights and of what each layer adds, as in BERT.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        d: int = 256,
+        width: int = WIDTH,
+        layers: int = 2,
+        length: int = 32,
+        dropout: float = 0.0,
+        pooling: TextPooling = "mean",
+    ) -> None:
         super().__init__()
+        self.pooling: TextPooling = pooling
         self.pieces = nn.Embedding(vocabulary, width)
         self.places = nn.Parameter(torch.randn(length, width) * 0.02)
-        self.layers = nn.ModuleList(Layer(width, heads=width // 48) for _ in range(layers))
+        self.dropout = _dropout(dropout)
+        self.layers = nn.ModuleList(Layer(width, width // 48, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.projection = nn.Linear(width, d, bias=False)
         nn.init.normal_(self.pieces.weight, std=0.02)
@@ -138,13 +156,12 @@ class SmallTextTower(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(b, l) long, NOTHING where a row has ended -> (b, d)."""
-        x = self.pieces(tokens.clamp(min=0)) + self.places[: tokens.shape[1]]  # (b, l, width)
+        x = self.dropout(self.pieces(tokens.clamp(min=0)) + self.places[: tokens.shape[1]])  # (b, l, width)
         real = tokens != NOTHING  # (b, l)
         bias = torch.zeros(real.shape, dtype=x.dtype, device=x.device).masked_fill(~real, -1e9)[:, None, None, :]
         for layer in self.layers:
             x = _run(layer, x, bias, checkpointing=self.checkpointing)
-        x = self.norm(x) * real[..., None]
-        return self.projection(x.sum(1) / real.sum(1, keepdim=True))
+        return self.projection(pool(self.norm(x), real, self.pooling))
 
 
 def small_towers(tokenizer: PiecesTokenizer, side: int = 32, d: int = 256) -> TwoTower:
@@ -156,6 +173,10 @@ def small_towers(tokenizer: PiecesTokenizer, side: int = 32, d: int = 256) -> Tw
         tokenizer=tokenizer,
         description={"kind": "small", "side": side, "d": d, "length": tokenizer.length},
     )
+
+
+def _dropout(p: float) -> nn.Module:
+    return nn.Dropout(p) if p else nn.Identity()  # torch draws a mask even where nothing is dropped
 
 
 def _run(layer: nn.Module, *inputs: Any, checkpointing: bool) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xmodal.encoders.asleep import Sleepers
 from xmodal.encoders.heads import Headed
 from xmodal.encoders.lengths import by_length
 from xmodal.encoders.preparation import Picture, Preparation
@@ -29,7 +30,7 @@ class Tokenizer(Protocol):
     def save(self, folder: Path, /) -> None: ...
 
 
-class TwoTower(nn.Module):
+class TwoTower(Sleepers):
     """What is trained, evaluated, saved and loaded.
 
     image: (b, 3, h, w) float, normalised -> (b, d); text: (b, l) long -> (b, d). Either may be `Headed`.
@@ -53,7 +54,6 @@ class TwoTower(nn.Module):
         super().__init__()
         self.image, self.text = image, text
         self.preparation, self.tokenizer, self.description = preparation, tokenizer, description
-        self._asleep: list[str] = []
         # The learnable scale belongs to the method that trains it; here is the one the model was exported with.
         self.register_buffer("log_scale", torch.tensor(FIRST_LOG_SCALE))
         self.register_buffer("bias", None)  # of the logits, where the model was trained with the sigmoid loss
@@ -125,16 +125,6 @@ class TwoTower(nn.Module):
         ] or [next(iter(forward([blank]).values())).float().cpu()[:0]]
         self.train(was_training)
         return torch.cat(parts)
-
-    def keep_in_evaluation(self, name: str) -> None:
-        """A submodule that stays in evaluation mode when the towers are set to training."""
-        self._asleep.append(name)
-
-    def train(self, mode: bool = True) -> TwoTower:
-        super().train(mode)
-        for name in self._asleep:
-            self.get_submodule(name).train(False)
-        return self
 
     def set_grad_checkpointing(self, on: bool = True) -> None:
         """Recompute activations in the backward pass, in each tower that can."""

@@ -57,7 +57,7 @@ def run(config: Config) -> Report:
 
 def opened(spec: str, model: str | None, trusted: bool) -> TwoTower:
     """The towers of a spec, of a checkpoint file of a model, or of a folder with pickles that are trusted."""
-    import xmodal
+    from xmodal.encoders import load_towers
     from xmodal.interop.checkpoints import as_safetensors, pickles_of, put, read_state, refuse_untrusted
 
     file = Path(spec)
@@ -66,16 +66,16 @@ def opened(spec: str, model: str | None, trusted: bool) -> TwoTower:
         if not model or not model.startswith("open_clip:"):
             raise InputError(f"{file} is a file of weights; say of which model: --model open_clip:MODEL")
         state = read_state(file, trusted)
-        towers = xmodal.load(model, device="cpu")
+        towers = load_towers(model, device="cpu")
         put(towers, state, file)
         return towers
     if model:
         raise InputError("--model says what a checkpoint file is of; a folder or a name says it by itself.")
     kind, folder, files = pickles_of(spec)
     if not files:
-        return xmodal.load(spec, device="cpu")
+        return load_towers(spec, device="cpu")
     with as_safetensors(kind, folder, files, trusted) as copy:
-        towers = xmodal.load(copy, device="cpu")
+        towers = load_towers(copy, device="cpu")
     towers.description["name"] = spec.removeprefix("open_clip:").removeprefix("hf:")
     return towers
 
