@@ -11,6 +11,7 @@ of the CPU meanwhile stands beside it.
     xmodal eval speed cached --pairs 4096           the loss of a cached step, against sentence-transformers
     xmodal eval speed grad_cache                    a step in slices, against the step in one piece
     xmodal eval speed text --data captions.csv      a text tower's step, against one that fills its rows up
+    xmodal eval speed encode --data lines.txt --model st:FOLDER    sentences, against sentence-transformers
     xmodal eval speed step --data captions.csv      training from files on, against open_clip's own trainer
     xmodal eval speed fits                          the largest batch whose loss fits into this machine's memory
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Config:
     what: tyro.conf.Positional[
-        Literal["retrieval", "clip", "siglip", "nt_xent", "cached", "grad_cache", "text", "step", "fits"]
+        Literal["retrieval", "clip", "siglip", "nt_xent", "cached", "grad_cache", "text", "encode", "step", "fits"]
     ] = "retrieval"
     """What to measure; see above."""
     images: int = 5000
@@ -63,9 +64,13 @@ class Config:
     micro_batch: int = 64
     """grad_cache: pairs in a slice."""
     data: str | None = None
-    """text, step: a table of picture files and captions."""
+    """text, step: a table of picture files and captions. encode: sentences, one a line or in a column of a table."""
+    column: str | None = None
+    """encode: the column of sentences, if it has no usual name."""
+    sentences: int = 5000
+    """encode: how many of the first."""
     model: str = "ViT-B-32"
-    """text, step: a model of open_clip."""
+    """text, step: a model of open_clip. encode: st:FOLDER."""
     batch_size: int = 64
     """step: pairs in a step."""
     steps: int = 8
@@ -76,17 +81,17 @@ class Config:
     """Write the figures here as well."""
 
     def check(self) -> None:
-        for name in ("pairs", "width", "repeats", "micro_batch", "batch_size", "steps"):
+        for name in ("pairs", "width", "repeats", "micro_batch", "batch_size", "steps", "sentences"):
             require(self, name, lambda v: v >= 1, "at least 1")
         require(self, "images", lambda v: v >= 10, "at least 10: faiss is asked for so many neighbours")
         require(self, "texts", lambda v: v >= self.images, "at least as many as images: each needs one")
         require(self, "scale", lambda v: v > 0, "more than 0")
         for name in ("keep_mib", "noise"):
             require(self, name, lambda v: v >= 0, "0 or more")
-        if self.what in ("text", "step") and self.data is None:
-            raise InputError(
-                f"xmodal eval speed {self.what} needs --data, a table of picture files and captions (CSV, TSV)."
-            )
+        wanted = dict.fromkeys(("text", "step"), "a table of picture files and captions (CSV, TSV)")
+        wanted["encode"] = "sentences, one a line or in a column of a table"
+        if self.what in wanted and self.data is None:
+            raise InputError(f"xmodal eval speed {self.what} needs --data, {wanted[self.what]}.")
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -125,6 +130,11 @@ def _contest(config: Config) -> Contest:
         from xmodal.benchmarks import grad_cache
 
         return grad_cache.contest(config.pairs or 1024, config.micro_batch)
+    if config.what == "encode":
+        from xmodal.benchmarks import encode
+
+        assert config.data is not None
+        return encode.contest(config.model, config.data, config.column, config.sentences)
     import torch
 
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
@@ -164,7 +174,8 @@ def _print(result: dict[str, Any]) -> None:
     for who, ratio in result["ratio of medians"].items():
         rates = result.get("ratio of pairs a second", {})
         told = [f"{rates[who]:.2f}"] if who in rates else []
-        table.add_row(f"{ours} / {who}", f"{ratio:.2f}", f"{result['ratio of fastest'][who]:.2f}", "", *told)
+        name = who if " / " in who else f"{ours} / {who}"
+        table.add_row(name, f"{ratio:.2f}", f"{result['ratio of fastest'][who]:.2f}", "", *told)
     _wide_enough().print(table)
     print_protocol({"what": result["what"], **result["protocol"]})
 
@@ -181,6 +192,8 @@ def _wide_enough() -> Console:
 def _figure(name: str, value: float | None) -> str:
     if value is None:
         return "–"
+    if name == "cosine":
+        return f"{value:.6f}"
     if name.endswith(("/s", " s")):
         return f"{value:.1f}"
     return f"{value:.0e}" if name.endswith("±") else f"{100 * value:.1f}"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.encoders import hubs
 from xmodal.benchmarks.timing import Others, in_turn, peak_bytes
 from xmodal.cli import main
 from xmodal.errors import InputError
@@ -74,6 +75,26 @@ def test_order_alternates() -> None:
 def test_light_at_the_top() -> None:
     code = "import sys, xmodal.eval.speed; sys.exit(any(m in sys.modules for m in ('torch', 'faiss', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_encoding_is_timed_and_compared_with_theirs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sentence_transformers")
+    folder = hubs.sentence_transformer(tmp_path / "st")
+    lines = tmp_path / "lines.txt"
+    lines.write_text("\n".join(["the cat", "a dog the cat", "dog"] * 4))
+    flags = ["--data", str(lines), "--sentences", "12", "--repeats", "1", "--json", str(tmp_path / "speed.json")]
+    assert main(["eval", "speed", "encode", "--model", f"st:{folder}", *flags]) == 0
+    written = json.loads((tmp_path / "speed.json").read_text())
+    assert written["columns"]["xmodal"]["off by ±"] < 1e-5
+    assert written["columns"]["xmodal"]["cosine"] > 0.99999
+    names = [name for name in written["seconds"] if name.startswith("xmodal")]
+    assert list(written["seconds"]) == [*names, "sentence-transformers"]
+    assert len(written["ratio of medians"]) == len(names)
+    capsys.readouterr()
+    assert main(["eval", "speed", "encode", "--model", f"st:{folder}", *flags[:2]]) == 2
+    assert "12 sentences" in capsys.readouterr().err
+    assert main(["eval", "speed", "encode", *flags]) == 2
+    assert "st:FOLDER" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("what", ["clip", "siglip", "nt_xent", "cached"])

@@ -15,12 +15,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Contest:
-    """The same work done by several; the first is ours."""
+    """The same work done by several; the first is ours, and more of them may be."""
 
     what: str
     functions: dict[str, Callable[[], Any]]
     protocol: dict[str, Any]
     columns: dict[str, dict[str, float]] = field(default_factory=dict)  # who -> a figure's name -> its value
+    ours: int = 1
 
 
 def measure(contest: Contest, repeats: int) -> dict[str, Any]:
@@ -32,22 +33,30 @@ def measure(contest: Contest, repeats: int) -> dict[str, Any]:
     return {
         "what": contest.what,
         "protocol": {**contest.protocol, "repeats": repeats, **machine(), "CPU taken by others": others.said()},
-        **summed_up(seconds),
+        **summed_up(seconds, contest.ours),
         "columns": contest.columns,
         "peak bytes": {name: peak_bytes(function) for name, function in contest.functions.items()},
     }
 
 
-def summed_up(seconds: dict[str, list[float]]) -> dict[str, Any]:
-    """Seconds by name, their medians and fastest, and the first one's (ours) as parts of each other's."""
-    ours, *peers = seconds
+def summed_up(seconds: dict[str, list[float]], ours: int = 1) -> dict[str, Any]:
+    """Seconds by name, their medians and fastest, and the first one's (ours) as parts of each peer's.
+
+    ours: how many of the first are ours; the ratios of those after the first have both names in their keys.
+    """
+    first, *more = list(seconds)[:ours]
+    peers = list(seconds)[ours:]
     result: dict[str, Any] = {
         "seconds": seconds,
         "medians": {name: statistics.median(times) for name, times in seconds.items()},
         "fastest": {name: min(times) for name, times in seconds.items()},
     }
     for kind in ("medians", "fastest"):
-        result[f"ratio of {kind}"] = {name: result[kind][ours] / result[kind][name] for name in peers}
+        found = result[kind]
+        result[f"ratio of {kind}"] = {
+            **{peer: found[first] / found[peer] for peer in peers},
+            **{f"{own} / {peer}": found[own] / found[peer] for own in more for peer in peers},
+        }
     return result
 
 

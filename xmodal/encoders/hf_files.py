@@ -49,6 +49,16 @@ class HfTokenizer:
             return told["input_ids"]
         return told["input_ids"].masked_fill(told["attention_mask"] == 0, NOTHING)
 
+    def ragged(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
+        """(m) strings -> the tokens of each, at most `length`, and how many strings had more."""
+        told = self.tokenizer(list(texts), truncation=True, max_length=self.length, return_attention_mask=False)
+        rows: list[list[int]] = told["input_ids"]
+        full = [i for i, row in enumerate(rows) if len(row) == self.length]
+        if self.tokenizer.is_fast:
+            return rows, sum(bool(told.encodings[i].overflowing) for i in full)
+        whole = (self.tokenizer(texts[i], verbose=False)["input_ids"] for i in full)
+        return rows, sum(len(row) > self.length for row in whole)
+
     def save(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(str(folder))
 

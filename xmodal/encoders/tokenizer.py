@@ -61,11 +61,17 @@ class PiecesTokenizer:
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """(m) strings -> (m, l) long, l the longest of these rows; shorter ones end in NOTHING."""
-        rows = [[*row[: self.length - 1], END] for row in self.pieces.encode(list(texts))]
+        rows, _ = self.ragged(texts)
         tokens = torch.full((len(rows), max(map(len, rows), default=1)), NOTHING)
         for row, numbers in enumerate(rows):
             tokens[row, : len(numbers)] = torch.tensor(numbers)
         return tokens
+
+    def ragged(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
+        """(m) strings -> the pieces of each with the end mark, at most `length`, and how many strings had more."""
+        whole = self.pieces.encode(list(texts))
+        rows = [[*row[: self.length - 1], END] for row in whole]
+        return rows, sum(len(row) >= self.length for row in whole)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"model": self.model, "length": self.length}
