@@ -38,16 +38,16 @@ Several processes: torchrun --nproc_per_node 2 -m xmodal.train.clip [flags]
 Exit status: 0 done, 2 wrong input, 1 anything else."""
 
 GROUPS = {"train": "recipe", "eval": "evaluation"}
-BUILT_IN_DATA = ("glyphs",)
+BUILT_IN_DATA = ("glyphs", "prose")
 MODEL_SPECS = {
     "FOLDER": "a run folder, such as runs/clip",
     "small": "two small towers, trained from scratch",
     "open_clip:MODEL[/PRETRAINED]": "a model of open_clip, its weights random or pretrained",
     "open_clip:local-dir:PATH": "a model that open_clip saved",
     "open_clip:hf-hub:ORG/REPO": "the same on the Hugging Face hub",
-    "hf:ID_OR_FOLDER": "a CLIP or SigLIP model of transformers; as a tower also ViT, BERT and others",
+    "hf:ID_OR_FOLDER": "a CLIP or SigLIP model of transformers; as a tower or sentence encoder also BERT and others",
     "timm:NAME_OR_FOLDER": "a model of timm, for --image-tower",
-    "st:ID_OR_FOLDER": "a model of sentence-transformers, for --text-tower",
+    "st:ID_OR_FOLDER": "a text model of sentence-transformers, by itself or for --text-tower",
 }
 
 

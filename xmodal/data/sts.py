@@ -143,6 +143,33 @@ def read_sts(
     )
 
 
+def read_sts_dev(data: str, columns: Sequence[str] = ()) -> StsSet:
+    """The pairs that choose among the steps of training: STS-B's dev set in a folder or dataset, or a single table.
+
+    A dataset of one set gives its split validation. Raises InputError as `read_sts` does.
+    """
+    if data.startswith(PREFIX):
+        siblings = _hub_siblings(data, ["STS-B"])
+        spec = data if siblings is None else siblings.get("STS-B")
+        if spec is None:
+            raise InputError(f"{data} lacks {HUB['STS-B']}, whose validation split chooses among the steps.")
+        return _of_hub(spec, None, "raw", columns, "validation")
+    if not os.path.isdir(data):
+        return read_sts(data, columns=columns).found[0]
+    pairs, name = _Pairs(), "STS-B dev"
+    if (path := Path(data) / "stsb-dev.tsv").is_file():
+        pairs.table(path, "raw")
+        return pairs.of(name, path.name, _form("raw", ()))
+    for root in SENTEVAL_ROOTS:
+        if (path := Path(data) / root / "STS/STSBenchmark/sts-dev.csv").is_file():
+            _benchmark(path, pairs)
+            return pairs.of(name, os.path.relpath(path, data), "tokenised text of SentEval")
+    raise InputError(
+        f"{data} has neither stsb-dev.tsv nor STS/STSBenchmark/sts-dev.csv, which choose among the steps. Name a table "
+        "of pairs and scores instead."
+    )
+
+
 def _require(data: str, wanted: Sequence[str], there: Sequence[str], lacking: Mapping[str, str]) -> None:
     """InputError unless what was asked for by name is there, and something is."""
     if lacking and (wanted or not there):
