@@ -12,6 +12,8 @@ of the CPU meanwhile stands beside it.
     xmodal eval speed grad_cache                    a step in slices, against the step in one piece
     xmodal eval speed text --data captions.csv      a text tower's step, against one that fills its rows up
     xmodal eval speed encode --data lines.txt --model st:FOLDER    sentences, against sentence-transformers
+    xmodal eval speed simcse --data lines.txt --val STS_FOLDER --model st:FOLDER --layers 3 --steps 60 --batch-size 128
+                                                    training of sentences, against sentence-transformers' own trainer
     xmodal eval speed step --data captions.csv      training from files on, against open_clip's own trainer
     xmodal eval speed fits                          the largest batch whose loss fits into this machine's memory
 
@@ -42,7 +44,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Config:
     what: tyro.conf.Positional[
-        Literal["retrieval", "clip", "siglip", "nt_xent", "cached", "grad_cache", "text", "encode", "step", "fits"]
+        Literal[
+            "retrieval", "clip", "siglip", "nt_xent", "cached", "grad_cache", "text", "encode", "simcse", "step", "fits"
+        ]
     ] = "retrieval"
     """What to measure; see above."""
     images: int = 5000
@@ -70,28 +74,40 @@ class Config:
     sentences: int = 5000
     """encode: how many of the first."""
     model: str = "ViT-B-32"
-    """text, step: a model of open_clip. encode: st:FOLDER."""
+    """text, step: a model of open_clip. encode: st:FOLDER. simcse: st:, hf:, or the folder of a run."""
+    val: str | None = None
+    """simcse: sets of scored pairs."""
+    leave_out: tuple[str, ...] = ()
+    """simcse: files whose texts are not trained on."""
+    layers: int | None = None
+    """simcse: begin with so many of the model's lower layers."""
+    lr: float = 5e-5
+    """simcse: of both."""
+    seeds: int = 3
+    """simcse: how often each is trained."""
     batch_size: int = 64
-    """step: pairs in a step."""
+    """step, simcse: pairs in a step."""
     steps: int = 8
-    """step: how many are timed each time."""
+    """step: how many are timed each time; simcse: how many are trained."""
     repeats: int = 5
     """How often each is timed, after a first time that isn't."""
     json: Path | None = None
     """Write the figures here as well."""
 
     def check(self) -> None:
-        for name in ("pairs", "width", "repeats", "micro_batch", "batch_size", "steps", "sentences"):
+        for name in ("pairs", "width", "repeats", "micro_batch", "batch_size", "steps", "sentences", "seeds"):
             require(self, name, lambda v: v >= 1, "at least 1")
         require(self, "images", lambda v: v >= 10, "at least 10: faiss is asked for so many neighbours")
         require(self, "texts", lambda v: v >= self.images, "at least as many as images: each needs one")
         require(self, "scale", lambda v: v > 0, "more than 0")
         for name in ("keep_mib", "noise"):
             require(self, name, lambda v: v >= 0, "0 or more")
-        wanted = dict.fromkeys(("text", "step"), "a table of picture files and captions (CSV, TSV)")
-        wanted["encode"] = "sentences, one a line or in a column of a table"
+        captions, sentences = "a table of picture files and captions (CSV, TSV)", "sentences: lines, or a table"
+        wanted = {"text": captions, "step": captions, "encode": sentences, "simcse": sentences}
         if self.what in wanted and self.data is None:
             raise InputError(f"xmodal eval speed {self.what} needs --data, {wanted[self.what]}.")
+        if self.what == "simcse" and self.val is None:
+            raise InputError("xmodal eval speed simcse needs --val, sets of scored pairs; see xmodal eval sts --help.")
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -109,6 +125,22 @@ def run(config: Config) -> dict[str, Any]:
         assert config.data is not None
         result = train_step.compare(
             config.data, config.model, config.batch_size, config.steps, config.precision, config.repeats
+        )
+        _print(result)
+    elif config.what == "simcse":
+        from xmodal.benchmarks import sentence_training
+
+        assert config.data is not None
+        assert config.val is not None
+        result = sentence_training.compare(
+            *(config.model, config.data, config.val),
+            leave_out=config.leave_out,
+            layers=config.layers,
+            steps=config.steps,
+            batch_size=config.batch_size,
+            lr=config.lr,
+            precision=config.precision,
+            seeds=range(config.seeds),
         )
         _print(result)
     else:
@@ -160,12 +192,12 @@ def _print(result: dict[str, Any]) -> None:
     table.add_column("", no_wrap=True)
     for column in ("median s", "fastest", "peak MiB", *extra):
         table.add_column(column, justify="right", no_wrap=True)
-    for who in result["seconds"]:
+    for who in dict.fromkeys([*result["columns"], *result["seconds"]] if extra else result["seconds"]):
         peak = result["peak bytes"].get(who)
         figures = result["columns"].get(who, {})
         table.add_row(
             who,
-            *(f"{result[kind][who]:.4f}" for kind in ("medians", "fastest")),
+            *(f"{result[kind][who]:.4f}" if who in result[kind] else "" for kind in ("medians", "fastest")),
             "" if peak is None else f"{peak / 2**20:.0f}",
             *(_figure(name, figures.get(name)) for name in extra),
         )
@@ -189,9 +221,9 @@ def _wide_enough() -> Console:
     return console
 
 
-def _figure(name: str, value: float | None) -> str:
-    if value is None:
-        return "–"
+def _figure(name: str, value: float | str | None) -> str:
+    if value is None or isinstance(value, str):
+        return value or "–"
     if name == "cosine":
         return f"{value:.6f}"
     if name.endswith(("/s", " s")):

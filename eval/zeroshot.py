@@ -52,9 +52,9 @@ class Config:
 def run(config: Config) -> dict[str, Any]:
     """Embed, score, print; returns protocol, scores, the figures of each class and the confusion matrix."""
     from xmodal import distributed
-    from xmodal.encoders import load_towers
     from xmodal.data import glyphs
     from xmodal.data.labelled import read_labelled
+    from xmodal.encoders import load_towers
     from xmodal.errors import InputError, nearest
     from xmodal.evaluators.evaluate import evaluate_zero_shot
     from xmodal.evaluators.scores import print_classes, print_table, write_scores

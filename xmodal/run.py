@@ -176,7 +176,8 @@ class Run:
             )
             print_table(protocol, scores)
             if before is not None:
-                say("Before training: " + _first_figures(before.scores))
+                changed = {n: s for n, s in before.scores.items() if s != scores.get(n)}
+                say("Before training: " + _first_figures(changed or before.scores))
             write_page(
                 self.folder,
                 title=f"{self.name}: {self.folder.name}",
