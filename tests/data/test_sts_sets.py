@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xmodal.data import sts as module
-from xmodal.data.sts import HUB, SETS, SUBSETS, StsSet, read_sts
+from xmodal.data.sts import HUB, SETS, SUBSETS, StsSet, read_sts, read_sts_dev
 from xmodal.errors import InputError
 
 ROWS = [("a dog", 'say "hi', 1.5), ("/etc/passwd", "http://x.y/z", 2), ("a, b", "c; d", 5)]
@@ -344,3 +344,31 @@ def test_flags_that_would_do_nothing(tmp_path: Path, of: str, options: dict[str,
     names = options.pop("names", ())
     said = message(path if of == "table" else tmp_path, *names, **options)
     assert said.startswith(f"--{flag} says nothing about {path if of == 'table' else tmp_path}, which is ")
+
+
+# What chooses among the steps of training
+
+
+def test_the_dev_set_is_found_in_each_form(tmp_path: Path) -> None:
+    folder, senteval, dataset = (tmp_path / name for name in ("folder", "senteval", "mteb"))
+    tsv(folder / "stsb-dev.tsv", ROWS[:2])
+    tsv(folder / "stsb-test.tsv")
+    file = senteval / "downstream/STS/STSBenchmark/sts-dev.csv"
+    tsv(file, [("news", "f", "2015", n, score, *pair) for n, (*pair, score) in enumerate(ROWS[:2])])
+    file.write_text(file.read_text().partition("\n")[2])
+    (dataset / HUB["STS-B"]).mkdir(parents=True)
+    for split, rows in (("validation", ROWS[:2]), ("test", ROWS)):
+        lines = [json.dumps(dict(zip(("sentence1", "sentence2", "score"), row, strict=True))) for row in rows]
+        (dataset / HUB["STS-B"] / f"{split}.jsonl").write_text("\n".join(lines))
+    for data in (folder, senteval, f"hf-dataset:{dataset}", f"hf-dataset:{dataset / HUB['STS-B']}"):
+        same(read_sts_dev(str(data)), ROWS[:2])
+    same(read_sts_dev(str(tsv(tmp_path / "own.tsv"))))
+
+
+def test_a_folder_without_a_dev_set(tmp_path: Path) -> None:
+    tsv(tmp_path / "stsb-test.tsv")
+    with pytest.raises(InputError, match=r"neither stsb-dev\.tsv"):
+        read_sts_dev(str(tmp_path))
+    (tmp_path / HUB["SICK-R"]).mkdir()
+    with pytest.raises(InputError, match="stsbenchmark-sts"):
+        read_sts_dev(f"hf-dataset:{tmp_path}")
