@@ -68,7 +68,8 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (house / group / "__init__.py").touch()
         (house / group / f"{name}.py").write_text(MINE.replace("Mine", name))
     (house / "data").mkdir()
-    (house / "data" / "glyphs.py").write_text('"""glyphs: characters."""')
+    for name, what in (("glyphs", "characters"), ("prose", "sentences")):
+        (house / "data" / f"{name}.py").write_text(f'"""{name}: {what}."""')
     monkeypatch.setattr(cli, "files", lambda package: house / package.removeprefix("xmodal."))
     return house
 
@@ -151,6 +152,7 @@ def test_list(house: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ["clip", "clip: a recipe of two lines."] in lines
     assert ["retrieval", "retrieval: a recipe of two lines."] in lines
     assert ["glyphs", "glyphs: characters."] in lines
+    assert ["prose", "prose: sentences."] in lines
     assert main(["train", "--help"]) == 0
     assert "sim_clr" in capsys.readouterr().out
 
