@@ -4,7 +4,9 @@ round through our files; what can't be opened is refused in a line."""
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hubs
 import numpy as np
@@ -15,6 +17,7 @@ import transformers
 from PIL import Image
 
 import xmodal
+from xmodal.encoders import load_towers
 from xmodal.encoders.hf import hf_image
 from xmodal.encoders.hf_files import read_preparation
 from xmodal.encoders.pair import paired_towers
@@ -143,9 +146,9 @@ def test_several_texts_of_each_image(tmp_path: Path) -> None:
         assert torch.equal(towers(text=tokens.view(2, 2, -1))["text"].flatten(0, 1), flat)
 
 
-def refused(spec: str) -> str:
+def refused(spec: str, opened: Callable[[str], Any] = xmodal.load) -> str:
     with pytest.raises(InputError) as caught:
-        xmodal.load(spec)
+        opened(spec)
     return str(caught.value)
 
 
@@ -153,8 +156,11 @@ def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
     clip = hubs.clip(tmp_path / "clip")
     assert "no config.json" in refused(f"hf:{tmp_path}")
     assert "there is no folder" in refused(f"hf:{tmp_path}/nothing")
-    assert f"--text-tower st:{tmp_path}" in refused(f"st:{tmp_path}")
-    assert "--image-tower" in refused(f"hf:{hubs.vit(tmp_path / 'vit')}")
+    assert "no modules.json" in refused(f"st:{tmp_path}")
+    assert f"--text-tower st:{tmp_path}" in refused(f"st:{tmp_path}", load_towers)
+    vit = hubs.vit(tmp_path / "vit")
+    assert "takes no texts" in refused(f"hf:{vit}")
+    assert "--image-tower" in refused(f"hf:{vit}", load_towers)
     assert "it looks like hf:" in refused(str(clip)).lower()
     assert "'hf'" in refused("hff:openai/clip")
 
