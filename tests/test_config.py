@@ -158,6 +158,29 @@ def test_positionals_and_no_shared_flags() -> None:
     assert "no flag --model" in complaint("--model", "small", of=score)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    index: tyro.conf.Positional[Path]
+    queries: tyro.conf.Positional[tuple[str, ...]] = ()
+    top: int = 3
+
+
+@pytest.mark.parametrize(
+    ("argv", "queries"),
+    [
+        (["index"], ()),
+        (["index", "a", "--top", "5", "b"], ("a", "b")),
+        (["--top=5", "index", "5"], ("5",)),
+        (["--top", "5", "--", "index", "--top", "-5", "a b"], ("--top", "-5", "a b")),
+        (["index", "-5"], ("-5",)),
+        (["index", "--top", "5", "--"], ()),
+    ],
+)
+def test_a_list_of_positionals_may_have_flags_between_them(argv: list[str], queries: tuple[str, ...]) -> None:
+    found = parse(Search, argv, prog="x")
+    assert found == Search(index=Path("index"), queries=queries, top=5 if "5" in " ".join(argv[:-1]) else 3)
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [

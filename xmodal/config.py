@@ -23,7 +23,13 @@ from xmodal.flags import Field, convert, expected, fields_of, fill, flag, print_
 T = TypeVar("T")
 
 VERSION_KEY = "xmodal"  # marks a file that `write` made: its values are final
-NOT_KEPT = ("config", "from_open_clip", "resume")  # they say how a run was started, not what it is
+NOT_KEPT = (
+    "allow_changed_config",
+    "allow_changed_data",
+    "config",
+    "from_open_clip",
+    "resume",
+)  # they say how a run was started, not what it is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +76,10 @@ class Shared:
     """Write a checkpoint each time so many steps are done; 0: only at the end."""
     resume: bool = False
     """Go on from the last checkpoint in --output."""
+    allow_changed_data: bool = False
+    """Go on with other data than the run began with."""
+    allow_changed_config: bool = False
+    """Go on with other settings than the run began with, such as more steps; without it they must be the same."""
     track: tuple[str, ...] = ()
     """Trackers of accelerate to log to as well: tensorboard, wandb, …"""
     max_bad_fraction: float = 0.01
@@ -123,7 +133,8 @@ def parse(
         print_help(config_type, prog, presets)
         raise SystemExit(0)
     fields = fields_of(config_type)
-    flags, loose = scan(argv, fields, prog)
+    scanned = scan(argv, fields, prog)
+    flags = scanned.flags
 
     filed: dict[str, Any] = {}
     final = False
@@ -132,8 +143,8 @@ def parse(
         filed = {name: _file_value(name, value, fields, flags["config"]) for name, value in filed.items()}
 
     positional = [name for name, field in fields.items() if field.positional]
-    draft = fill(config_type, argv, prog, fields, {**filed, **flags}, loose)
-    given = [*flags, *(positional if loose else ())]
+    draft = fill(config_type, scanned, prog, fields, {**filed, **flags})
+    given = [*flags, *(positional if scanned.loose else ())]
     stated = {**filed, **{name: getattr(draft, name) for name in given}}
     draft = _replace(draft, stated)
 

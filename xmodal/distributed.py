@@ -253,6 +253,15 @@ def sum_gradients(parameters: Iterable[Tensor], extra: Tensor | None = None) -> 
     return summed
 
 
+def any_of(flag: bool) -> bool:
+    """Whether it is so on any process."""
+    if processes() == 1:
+        return flag
+    told = torch.tensor(int(flag), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(told)
+    return bool(told.item())
+
+
 def gather_objects(value: Any) -> list[Any]:
     """A small picklable value from every process, in the order of ranks."""
     if processes() == 1:

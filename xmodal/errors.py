@@ -1,4 +1,4 @@
-"""The two ways in which something a user gave can be wrong."""
+"""The ways in which something goes wrong that is no mistake of the program, and the end of a run by request."""
 
 from __future__ import annotations
 
@@ -19,6 +19,14 @@ class BadSample(Exception):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
+
+
+class Failed(Exception):
+    """Something outside of the program failed, such as a full disk; the message says all. The exit status is 1."""
+
+
+class Stopped(Exception):
+    """A run was asked to stop and has; nothing is wrong. The command line prints the message and exits with 0."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -104,7 +104,7 @@ def flag(name: str) -> str:
 
 def _is_flag(token: str) -> bool:
     """`-3` and `-1e-3` are values, `-` is a file by convention."""
-    if not token.startswith("-") or token in ("-", "--"):
+    if not token.startswith("-") or token == "-":
         return False
     try:
         float(token)
@@ -113,14 +113,30 @@ def _is_flag(token: str) -> bool:
     return False
 
 
-def scan(argv: list[str], fields: dict[str, Field], prog: str) -> tuple[dict[str, Any], list[str]]:
-    """The fields that have a flag in `argv`, with their values, and the tokens that belong to none of them.
+@dataclass(frozen=True)
+class Scanned:
+    """The fields that have a flag, with their values; the tokens of flags and their values; those of neither."""
+
+    flags: dict[str, Any]
+    flagged: list[str]
+    loose: list[str]
+
+    @property
+    def apart(self) -> list[str]:
+        """Flags first: tyro takes a list of positional tokens only where they stand together."""
+        return [*self.flagged, "--", *self.loose] if self.loose else self.flagged
+
+
+def scan(argv: list[str], fields: dict[str, Field], prog: str) -> Scanned:
+    """Take a command line apart. After "--" no token is a flag.
 
     tyro can't tell a flag given from a default. What is wrong is said here too: tyro's account fills a box.
     """
     flags: dict[str, Any] = {}
+    flagged: list[str] = []
     loose: list[str] = []
-    for token, values in _groups(argv):
+    end = argv.index("--") if "--" in argv else len(argv)
+    for token, values in _groups(argv[:end]):
         if token is None:
             loose += values
             continue
@@ -145,13 +161,15 @@ def scan(argv: list[str], fields: dict[str, Field], prog: str) -> tuple[dict[str
             raise InputError(f"{word} needs a value: {expected(hint)}.")
         else:
             flags[name], rest = _flag_value(word, values[0], hint), values[1:]
+        flagged += [token, *values[bool(equals) : len(values) - len(rest)]]  # --flag=value is one token
         loose += rest
+    loose += argv[end + 1 :]
     positional = [field for field in fields.values() if field.positional]
     if len(loose) > len(positional) and not any(_takes_many(field.hint) for field in positional):
         raise InputError(
             f"{prog} has no use for {loose[len(positional)]!r}; a value follows its flag. See: {prog} --help"
         )
-    return flags, loose
+    return Scanned(flags, flagged, loose)
 
 
 def _groups(argv: list[str]) -> Iterator[tuple[str | None, list[str]]]:
@@ -178,22 +196,21 @@ def _flag_value(word: str, value: Any, hint: Any) -> Any:
 
 def fill(
     config_type: type[T],
-    argv: list[str],
+    scanned: Scanned,
     prog: str,
     fields: dict[str, Field],
     stated: dict[str, Any],
-    loose: list[str],
 ) -> T:
     """The flags over the defaults. What `scan` let pass can still lack something, or be of a rare type."""
     for name, field in fields.items():
-        if field.required and name not in stated and not (field.positional and loose):
+        if field.required and name not in stated and not (field.positional and scanned.loose):
             needed = name.upper() if field.positional else flag(name)
             raise InputError(f"{prog} needs {needed}. See: {prog} --help")
     required = {name: stated.get(name, tyro.MISSING) for name, field in fields.items() if field.required}
     said = io.StringIO()
     try:
         with redirect_stderr(said):
-            return tyro.cli(config_type, args=argv, prog=prog, default=config_type(**required))
+            return tyro.cli(config_type, args=scanned.apart, prog=prog, default=config_type(**required))
     except SystemExit:
         raise InputError(f"{_first_sentence(said.getvalue())}\nSee: {prog} --help") from None
 

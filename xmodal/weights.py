@@ -1,7 +1,8 @@
-"""Tensors into safetensors files, and out of one into a module, all of them or none."""
+"""Tensors into safetensors files, and out of one into a module, all of them or none; and which they are."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +20,17 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
     mode = file.stat().st_mode
     save_file({name: t.contiguous() for name, t in tensors.items()}, file, metadata={"format": "pt"})
     file.chmod(mode)
+
+
+def digest(module: nn.Module) -> str:
+    """SHA-256 over the names, shapes, types and values of all parameters and buffers that a checkpoint would hold."""
+    import torch
+
+    found = hashlib.sha256()
+    for name, t in sorted(module.state_dict().items()):
+        found.update(f"{name} {tuple(t.shape)} {t.dtype}\n".encode())
+        found.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def load_weights(module: nn.Module, file: Path) -> None:
