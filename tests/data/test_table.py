@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from xmodal.data.source import Columns, open_pairs, open_source
-from xmodal.data.table import Table, held_out_split, read_table, splits
+from xmodal.data.source import Columns, held_out_split, open_pairs, open_source
+from xmodal.data.table import Table, read_table, splits
 from xmodal.errors import BadSample, InputError
 
 Written = Callable[..., Path]
@@ -125,7 +125,7 @@ def test_paths_beside_the_table_come_before_the_working_folder(
     path = written(f"filepath,caption\n0.png,blue\n1.png,here\n{folder / '2.png'},whole\n", "inside/t.csv")
     monkeypatch.chdir(folder)
     table = read_table(path)
-    assert [table.path(row) for row in range(3)] == [inside / "0.png", Path("1.png"), folder / "2.png"]
+    assert [table.file(row) for row in range(3)] == [inside / "0.png", Path("1.png"), folder / "2.png"]
     assert not any(isinstance(picture, BadSample) for picture in table.images(np.arange(3)))
 
 
@@ -183,11 +183,13 @@ def test_what_is_said_of_a_table_that_has_nothing(folder: Path, written: Written
 def test_what_is_said_of_a_spec_that_names_nothing(folder: Path, written: Written) -> None:
     written("filepath,caption\n0.png,a\n", "captions.csv")
     os.mkfifo(folder / "pipe.csv")
+    assert len(open_source(str(folder))) == 1  # the one table there is
+    written("filepath,caption\n0.png,a\n", "more.csv")
     for spec, expected in {
         "glyhps": "'glyphs'",
         "glyphs/unseen_name": "'unseen_names'",
         str(folder / "caption.csv"): "'captions.csv'",
-        str(folder): "captions.csv",
+        str(folder): "several tables; name one, such as .*captions.csv",
         str(folder / "nowhere" / "t.csv"): "does not exist",
         str(folder / "pipe.csv"): "no file",
         "x" * 5000: "no file",

@@ -151,7 +151,7 @@ def loader(
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_worker if workers else None,
+        worker_init_fn=start_worker if workers else None,
         pin_memory=torch.cuda.is_available(),
     )
     for step, told in zip(steps, reader, strict=True):
@@ -174,11 +174,20 @@ class _Told(Dataset):
             return error
 
 
-def _worker(_: int) -> None:
-    """Workers compute on one thread, and leave Ctrl-C to the process that waits for them."""
+def start_worker(_: int) -> None:
+    """Workers compute on one thread, and leave signals to a whole job to the process that waits for them.
+
+    The second SIGTERM is for them: it is how that process ends one that doesn't end by itself.
+    """
     import signal
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    def once(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    signal.signal(signal.SIGTERM, once)
+    for name in ("SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     torch.set_num_threads(1)
 
 

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import io
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ MOST_PIXELS = 50_000_000
 MOST_BYTES = 100_000_000
 # What is pixels and nothing else; MPO, what phones write, is found as JPEG.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "PCX", "SGI")
+# Which files of a folder are taken for pictures, in lower case.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".tga")
 
 
 def decode(
@@ -44,7 +47,10 @@ def decode(
     if isinstance(picture, Image.Image):
         image = picture
     else:
-        image = _opened(_read(picture, most_bytes) if isinstance(picture, Path) else picture, most_pixels)
+        data = _read(picture, most_bytes) if isinstance(picture, Path) else picture
+        if len(data) > most_bytes:
+            raise BadSample("too many bytes", f"{len(data):,}, more than {most_bytes:,}")
+        image = _opened(data, most_pixels)
     try:
         image.load()
         return _to_rgb(image)
@@ -57,23 +63,37 @@ def decode(
         raise BadSample("damaged", f"{type(error).__name__}: {error}") from None
 
 
-def decode_each(paths: Iterable[Path]) -> list[Image.Image | np.ndarray | BadSample]:
+def decode_each(files: Iterable[Path | bytes]) -> list[Image.Image | np.ndarray | BadSample]:
     """The pictures of files, in their order; one that can't be read comes back as the reason why."""
     found: list[Image.Image | np.ndarray | BadSample] = []
-    for path in paths:
+    for file in files:
         try:
-            found.append(decode(path))
+            found.append(decode(file))
         except BadSample as problem:
             found.append(problem)
     return found
 
 
-def looks_photographic(path: Path) -> bool:
+def mostly_photographs(files: Iterable[Path | bytes], most: int = 8) -> bool:
+    """Whether of the first files that open more than half may be photographs."""
+
+    def found() -> Iterator[bool]:
+        for file in files:
+            try:
+                yield looks_photographic(file)
+            except BadSample:
+                continue
+
+    first = list(islice(found(), most))
+    return 2 * sum(first) > len(first)
+
+
+def looks_photographic(file: Path | bytes) -> bool:
     """Whether a file may be a photograph, by its header: JPEG, or at least 96 pixels a side and without transparency.
 
     Raises BadSample for a file that can't be opened.
     """
-    image = _opened(_read(path, MOST_BYTES), MOST_PIXELS)
+    image = _opened(_read(file, MOST_BYTES) if isinstance(file, Path) else file, MOST_PIXELS)
     return image.format in ("JPEG", "MPO") or (min(image.size) >= 96 and not image.has_transparency_data)
 
 

@@ -13,23 +13,27 @@ from typing import Any
 from xmodal.errors import InputError, nearest
 
 PREFIX = "hf-dataset:"
+FILES = {".parquet": "parquet", ".arrow": "arrow"}
 
 
 def open_dataset(spec: str, split: str) -> Any:
     """A `datasets.Dataset` of one split. Raises InputError for what can't be opened and for an unknown split."""
     import datasets
 
-    name, _, configuration = spec.removeprefix(PREFIX).partition(",")
-    revision = None
-    if not os.path.isdir(name):
-        name, _, revision = name.partition("@")
+    name, configuration, revision = _parts(spec)
     shown = datasets.utils.logging.is_progress_bar_enabled()
     datasets.utils.logging.disable_progress_bar()
     try:
-        return datasets.load_dataset(name, configuration or None, split=split, revision=revision or None)
+        if (kind := _kind_of_file(name)) is not None:
+            return datasets.load_dataset(kind, data_files=name, split="train")
+        if os.path.isfile(os.path.join(name, "state.json")):  # what save_to_disk wrote
+            return datasets.load_from_disk(name)
+        if os.path.isfile(os.path.join(name, "dataset_dict.json")):
+            return _saved(name)[split]
+        return datasets.load_dataset(name, configuration, split=split, revision=revision)
     except Exception as error:  # a hub fails in many ways, each with its own class
         text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        known = _splits(name, configuration or None, revision or None)
+        known = splits_of_dataset(spec)
         if known and split not in known:
             text = f"it has no split {split!r}; {nearest(split, known)}"
         raise InputError(f"{spec} cannot be opened: {text}") from error
@@ -67,10 +71,49 @@ def _is_text(feature: Any) -> bool:
     return isinstance(inner, datasets.Value | datasets.ClassLabel)
 
 
-def _splits(name: str, configuration: str | None, revision: str | None) -> list[str]:
+def is_dataset(spec: str) -> bool:
+    """Whether `datasets` opens it: hf-dataset:…, a parquet or arrow file, or a folder of a saved or the hub's form."""
+    if spec.startswith(PREFIX) or _kind_of_file(spec):
+        return True
+    if not os.path.isdir(spec):
+        return False
+    inside = [*os.listdir(spec), *(os.listdir(data) if os.path.isdir(data := os.path.join(spec, "data")) else [])]
+    return any(name in ("state.json", "dataset_dict.json") or _suffix(name) in FILES for name in inside)
+
+
+def splits_of_dataset(spec: str) -> list[str]:
+    """The names of its splits; none where that can't be told."""
     import datasets
 
-    try:
-        return datasets.get_dataset_split_names(name, configuration, revision=revision)
-    except Exception:  # the first error is the one to tell
+    name, configuration, revision = _parts(spec)
+    if _kind_of_file(name) or os.path.isfile(os.path.join(name, "state.json")):
         return []
+    try:
+        if os.path.isfile(os.path.join(name, "dataset_dict.json")):
+            return list(_saved(name))
+        return datasets.get_dataset_split_names(name, configuration, revision=revision)
+    except Exception:  # what is wrong is told by whoever opens it
+        return []
+
+
+def _saved(name: str) -> Any:
+    import datasets
+
+    return datasets.load_from_disk(name)
+
+
+def _parts(spec: str) -> tuple[str, str | None, str | None]:
+    """Name or folder, configuration and revision."""
+    name, _, configuration = spec.removeprefix(PREFIX).partition(",")
+    revision = ""
+    if not os.path.exists(name):
+        name, _, revision = name.partition("@")
+    return name, configuration or None, revision or None
+
+
+def _kind_of_file(name: str) -> str | None:
+    return FILES.get(_suffix(name)) if os.path.isfile(name) else None
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()

@@ -80,7 +80,7 @@ def _table(path: Path, image_name: str | None, label_name: str | None, split: st
             f"{path} has no row with an image and a class"
             + (f" of split {split!r}; it has {counts(present)}." if split else ".")
         )
-    require_some(path, files)
+    require_some(path, path.parent, files)
     classes = sorted(set(names))
     number = {name: i for i, name in enumerate(classes)}
     return Labelled(

@@ -11,6 +11,8 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from xmodal.data.hf_datasets import is_dataset
+from xmodal.data.shard_names import is_shards, shard_paths
 from xmodal.errors import BadSample, InputError, nearest
 
 BUILT_IN = ("glyphs",)
@@ -51,9 +53,9 @@ class Columns:
 
 
 def open_source(spec: str, split: str | None = None, columns: Columns | None = None) -> Source:
-    """A data spec: a built-in name, with /TEST for its tests, or a table of images and captions.
+    """A data spec: a built-in name, with /TEST for its tests, or a file or folder of a form in `xmodal.data.forms`.
 
-    split: the rows of a table whose split column says so; None takes all.
+    split: the rows of that split; None takes all.
     Raises InputError for a spec that names nothing.
     """
     name, _, test = spec.partition("/")
@@ -63,7 +65,15 @@ def open_source(spec: str, split: str | None = None, columns: Columns | None = N
         if test and test not in TESTS:
             raise InputError(f"glyphs has no test {test!r}; {nearest(test, TESTS)}")
         return Glyphs(test or "train")
-    if not os.path.isfile(spec):  # False for a name that is too long or has a NUL, where Path raises
+    if is_shards(spec):
+        from xmodal.data.shards import Shards
+
+        return Shards(spec, shard_paths(spec), columns or Columns())
+    if is_dataset(spec):
+        from xmodal.data.hf_pictures import open_hf_pictures
+
+        return open_hf_pictures(spec, split, columns or Columns())
+    if not _there(spec):
         raise InputError(_not_found(spec))
     from xmodal.data.table import read_table
 
@@ -73,22 +83,57 @@ def open_source(spec: str, split: str | None = None, columns: Columns | None = N
 def open_pairs(spec: str, val: str | None, columns: Columns | None = None) -> tuple[Source, dict[str, Source]]:
     """What to train on and what to evaluate on, by name.
 
-    Built-in data has its tests. A table is evaluated on `val` (another spec); or its own rows of split val, or else
+    Built-in data has its tests. Other data is evaluated on `val` (another spec); or its own rows of split val, or else
     test, are, and those of split train are trained on; or nothing is.
     """
     if spec == "glyphs" and val is None:
         from xmodal.data.glyphs import TESTS
 
         return open_source(spec), {name: open_source(f"glyphs/{name}") for name in TESTS}
-    from xmodal.data.table import splits
-
-    found = splits(Path(spec), columns or Columns()) if os.path.isfile(spec) else {}
+    found = splits(spec, columns)
     train = open_source(spec, "train" if "train" in found else None, columns)
     if val is not None:
-        inside = splits(Path(val), columns or Columns()) if os.path.isfile(val) else {}
+        inside = splits(val, columns)
         return train, {"val": open_source(val, next((s for s in ("val", "test") if s in inside), None), columns)}
     split = next((s for s in ("val", "test") if s in found and "train" in found), None)
     return train, {split: open_source(spec, split, columns)} if split else {}
+
+
+def splits(spec: str, columns: Columns | None = None) -> list[str]:
+    """The splits that data has; none where its rows don't say."""
+    if is_shards(spec):
+        return []
+    if is_dataset(spec):
+        from xmodal.data.hf_pictures import splits_by_name
+
+        return list(splits_by_name(spec))
+    if not _there(spec):
+        return []
+    from xmodal.data.table import splits as of_table
+
+    return list(of_table(Path(spec), columns or Columns()))
+
+
+def held_out_split(spec: str, columns: Columns | None = None) -> str | None:
+    """The split that is there to be evaluated on: test, else val, else none."""
+    found = splits(spec, columns)
+    return next((split for split in ("test", "val") if split in found), None)
+
+
+def form_of(spec: str, columns: Columns | None = None) -> str:
+    """What the form of a data spec is called. Raises InputError as `open_source` does."""
+    if spec.partition("/")[0] in BUILT_IN and not os.path.exists(spec):
+        return "built in"
+    if is_shards(spec):
+        n = len(shard_paths(spec))
+        return f"tar shards, {n:,} of them" if n > 1 else "one tar shard"
+    if is_dataset(spec):
+        return "parquet or arrow file" if os.path.isfile(spec) else "Hugging Face dataset"
+    if not _there(spec):
+        raise InputError(_not_found(spec))
+    from xmodal.data import forms
+
+    return forms.form_of(Path(spec), columns or Columns())
 
 
 def captions(source: Source) -> Iterator[str]:
@@ -97,13 +142,13 @@ def captions(source: Source) -> Iterator[str]:
         yield from source.texts(row)
 
 
+def _there(spec: str) -> bool:
+    """Whether it is a file or a folder: no pipe, no name that is too long or has a NUL, where Path raises."""
+    return os.path.isfile(spec) or os.path.isdir(spec)
+
+
 def _not_found(spec: str) -> str:
     path = Path(spec)
-    if os.path.isdir(path):
-        tables = sorted(p.name for p in path.iterdir() if p.suffix in (".csv", ".tsv"))
-        return f"{spec} is a folder; expected a table of images and captions" + (
-            f", such as {path / tables[0]}." if tables else " (CSV or TSV)."
-        )
     around = [p.name for p in path.parent.iterdir()] if os.path.isdir(path.parent) else []
     names = [*BUILT_IN, *around] if path.parent == Path() else around
     hint = nearest(path.name, names) if names else f"the folder {path.parent} does not exist"

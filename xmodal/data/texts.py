@@ -61,7 +61,7 @@ def open_rows(spec: str, split: str | None = None, split_name: str | None = None
         yield Rows(spec, header, cells)
         return
     path = Path(spec)
-    if not _is_table(path):
+    if not is_table(path):
         with open_text(path, "replace") as stream:
             yield Rows(spec, [], ([line] for line in _lines(stream, path)))
         return
@@ -95,7 +95,7 @@ def stream_texts(spec: str, named: str | None = None, replaced: Counter[str] | N
 def splits_of(spec: str, split_name: str | None = None) -> dict[str, int]:
     """How many rows each split of a table has; empty for what has no column of splits."""
     path = Path(spec)
-    if spec.startswith(PREFIX) or not os.path.isfile(path) or not _is_table(path):
+    if spec.startswith(PREFIX) or not os.path.isfile(path) or not is_table(path):
         return {}
     present: Counter[str] = Counter()
     with rows_of(path, "replace") as (header, lines):
@@ -107,7 +107,7 @@ def splits_of(spec: str, split_name: str | None = None) -> dict[str, int]:
     return dict(present)
 
 
-def _is_table(path: Path) -> bool:
+def is_table(path: Path) -> bool:
     return path.name.lower().removesuffix(".gz").endswith(TABLES)
 
 

@@ -1,0 +1,179 @@
+"""Pictures and captions of a Hugging Face dataset, a parquet or an arrow file: bytes in a memory-mapped table.
+
+`datasets` opens them; what it can't map as it lies, such as parquet, it writes into its cache once. Nothing is decoded
+before it is asked for, and no code of a dataset is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from xmodal.data.decode import decode_each, mostly_photographs
+from xmodal.data.delimited import IMAGE_NAMES
+from xmodal.data.forms import strings
+from xmodal.data.forms.class_folders import TEMPLATE
+from xmodal.data.forms.csv_table import CAPTION_NAMES, split_of
+from xmodal.data.hf_datasets import open_dataset, splits_of_dataset
+from xmodal.data.source import Columns
+from xmodal.data.stable_id import stable_id
+from xmodal.errors import BadSample, InputError, nearest
+
+ID_NAMES = ("image_id", "img_id", "imgid", "cocoid")  # a column that says which rows have one picture
+BLOCK = 4096  # rows that are looked through at a time
+
+
+class HfPictures:
+    """A source over a `datasets.Dataset`; rows without a caption are left out and counted.
+
+    A column of classes, where there are no captions, gives "a photo of a CLASS.".
+    """
+
+    def __init__(self, name: str, dataset: Any, columns: Columns) -> None:
+        import datasets
+
+        self.name = name
+        self._image = _column(name, dataset, columns.image, IMAGE_NAMES, _is_picture, "pictures", "--image-column")
+        self._texts = _caption_columns(name, dataset, columns.caption)
+        self._classes = {
+            column: [told.replace("_", " ") for told in dataset.features[column].names]
+            for column in self._texts
+            if isinstance(dataset.features[column], datasets.ClassLabel)
+        }
+        if isinstance(dataset.features[self._image], datasets.Image):
+            dataset = dataset.cast_column(self._image, datasets.Image(decode=False))
+        self._pictures = dataset.select_columns([self._image])
+        self._captions = dataset.select_columns(self._texts)
+        told = np.array([bool(texts) for block in _blocks(len(dataset)) for texts in self._of(block)], dtype=bool)
+        self._rows = np.flatnonzero(told)
+        self.dropped: Mapping[str, int] = {"no caption": int((~told).sum())}
+        if not len(self):
+            raise InputError(f"{name} has no row with a picture and a caption.")
+        self.image_id = np.array([stable_id(one) for one in _ids(dataset, self._rows)], dtype=np.int64)
+        self.photographs = mostly_photographs(self.file(row) for row in range(min(64, len(self))))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def images(self, rows: np.ndarray) -> list[Image.Image | np.ndarray | BadSample]:
+        return decode_each(self._encoded(rows))
+
+    def file(self, row: int) -> bytes | Path:
+        """The picture as it is stored, or where it is."""
+        return self._encoded([row])[0]
+
+    def texts(self, row: int) -> Sequence[str]:
+        return self._of(self._rows[[row]])[0]
+
+    def key(self, row: int) -> str:
+        return f"row {int(self._rows[row])}"
+
+    def fingerprint(self) -> str:
+        """Over captions, ids and the sizes of pictures."""
+        digest = hashlib.sha256(self.image_id.tobytes())
+        for block in _blocks(len(self)):
+            sizes = [len(cell) if isinstance(cell, bytes) else str(cell) for cell in self._encoded(block)]
+            digest.update(repr(list(zip(self._of(self._rows[block]), sizes, strict=True))).encode())
+        return digest.hexdigest()
+
+    def _encoded(self, rows: Sequence[int] | np.ndarray) -> list[bytes | Path]:
+        """The files of pictures, or where they are."""
+        cells = self._pictures[self._rows[rows].tolist()][self._image]
+        return [_file(cell) for cell in cells]
+
+    def _of(self, rows: np.ndarray) -> list[list[str]]:
+        """The texts of rows of the dataset itself."""
+        columns = self._captions[rows.tolist()]
+        found: list[list[str]] = [[] for _ in rows]
+        for name in self._texts:
+            for texts, cell in zip(found, columns[name], strict=True):
+                told = [TEMPLATE.format(self._classes[name][cell])] if name in self._classes else strings(cell)
+                texts += [text for text in dict.fromkeys(told) if text not in texts]
+        return found
+
+
+def open_hf_pictures(spec: str, split: str | None, columns: Columns) -> HfPictures:
+    """split: by the name it has here; None is train, or the first there is.
+
+    Raises InputError for a dataset that can't be opened, and for one without pictures, captions or that split.
+    """
+    there = splits_by_name(spec)
+    named = there.get(split or "train", split or next(iter(there.values()), "train"))
+    return HfPictures(f"{spec}:{split}" if split else spec, open_dataset(spec, named), columns)
+
+
+def splits_by_name(spec: str) -> dict[str, str]:
+    """The dataset's name for each split, by ours: val for validation."""
+    return {split_of(name): name for name in splits_of_dataset(spec)}
+
+
+def _file(cell: Any) -> bytes | Path:
+    """A picture's bytes as `datasets` stores them; b"" where there are none."""
+    if isinstance(cell, Mapping):
+        return cell["bytes"] or (Path(cell["path"]) if cell.get("path") else b"")
+    return Path(cell) if isinstance(cell, str) else cell or b""
+
+
+def _ids(dataset: Any, rows: np.ndarray) -> Iterator[str]:
+    named = next((name for name in dataset.column_names if name.lower() in ID_NAMES), None)
+    if named is None:
+        return (f"row {row}" for row in rows.tolist())
+    values = dataset.select_columns([named]).with_format("arrow")[:][named]
+    return (str(values[row].as_py()) for row in rows.tolist())
+
+
+def _caption_columns(name: str, dataset: Any, named: str | None) -> list[str]:
+    """The captions' column; all of caption_0, caption_1, …; or that of classes."""
+    names = dataset.column_names
+    numbered = [n for n in names if n.lower().rstrip("0123456789") in ("caption_", "caption")]
+    if named is None and numbered and not any(n.lower() in CAPTION_NAMES for n in names):
+        return numbered
+    return [
+        _column(name, dataset, named, (*CAPTION_NAMES, "label", "labels"), _is_text, "captions", "--caption-column")
+    ]
+
+
+def _column(
+    name: str,
+    dataset: Any,
+    named: str | None,
+    usual: Sequence[str],
+    fits: Callable[[Any], bool],
+    what: str,
+    flag: str,
+) -> str:
+    there = [column for column in dataset.column_names if fits(dataset.features[column])]
+    if named is not None:
+        if named not in dataset.column_names:
+            raise InputError(f"{name} has no column {named!r}; {nearest(named, dataset.column_names)}")
+        return named
+    for column in sorted(there, key=lambda c: usual.index(c.lower()) if c.lower() in usual else len(usual)):
+        if column.lower() in usual or len(there) == 1:
+            return column
+    raise InputError(
+        f"{name} has no column of {what} under a usual name; it has {', '.join(dataset.column_names)}. "
+        f"Name one by {flag}."
+    )
+
+
+def _is_picture(feature: Any) -> bool:
+    import datasets
+
+    stored = isinstance(feature, Mapping) and {"bytes", "path"} <= set(feature)
+    return isinstance(feature, datasets.Image) or stored or getattr(feature, "dtype", "") in ("binary", "large_binary")
+
+
+def _is_text(feature: Any) -> bool:
+    import datasets
+
+    inner = getattr(feature, "feature", feature)  # that of a list
+    return isinstance(inner, datasets.ClassLabel) or getattr(inner, "dtype", "") in ("string", "large_string")
+
+
+def _blocks(n: int) -> Iterator[np.ndarray]:
+    return (np.arange(start, min(n, start + BLOCK)) for start in range(0, n, BLOCK))
