@@ -49,8 +49,7 @@ class Config:
 def run(config: Config) -> dict[str, Any]:
     """Embed, score, print; returns the protocol and the scores."""
     from xmodal import distributed
-    from xmodal.data.source import Columns, open_source
-    from xmodal.data.table import held_out_split
+    from xmodal.data.source import Columns, held_out_split, open_source
     from xmodal.encoders import load_towers
     from xmodal.evaluators.evaluate import evaluate_retrieval
     from xmodal.evaluators.scores import print_table, write_scores

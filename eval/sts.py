@@ -128,9 +128,9 @@ def print_differences(first: str, apart: Mapping[str, Scores]) -> None:
 
 
 def _figure(name: str, value: float) -> str:
-    from xmodal.evaluators.evaluate_sts import GEOMETRY
+    from xmodal.evaluators.units import is_shown_as_it_is
 
-    return f"{value:.3f}" if name in GEOMETRY else f"{value * 100:.2f}"
+    return f"{value:.3f}" if is_shown_as_it_is(name) else f"{value * 100:.2f}"
 
 
 def _print(title: str, rows: list[tuple[str, dict[str, str]]]) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from xmodal.evaluators.nearest import nearest
 from xmodal.evaluators.retrieval import TIE
 from xmodal.report.gallery import Direction
-from xmodal.report.nearest import nearest
 
 #                    answer 0    1    2    3    4    5    the right one is the query's own number
 SIMILAR = torch.tensor([[0.9, 0.1, 0.2, 0.3, 0.0, 0.0],  # rank 1

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xmodal import distributed
+from xmodal import distributed, stopping
 from xmodal.data.source import Source
 from xmodal.errors import BadSample, InputError
 
@@ -69,8 +69,8 @@ def embed_images(
 ) -> tuple[Tensor, np.ndarray, Counter[str]]:
     """Rows (n,) -> unit rows of those that can be read (≤ n, d), which those are (n,) bool, and why others are not."""
     parts, readable, bad = [], [], Counter()
-    for some in _slices(rows[distributed.part(len(rows))], batch_size):
-        pictures = images(some)
+    for here in rounds(len(rows), batch_size):
+        pictures = images(rows[here])
         good = [p for p in pictures if not isinstance(p, BadSample)]
         bad.update(p.reason for p in pictures if isinstance(p, BadSample))
         readable += [not isinstance(p, BadSample) for p in pictures]
@@ -83,15 +83,19 @@ def embed_images(
 
 def embed_texts(model: DualEncoder, texts: Sequence[str], batch_size: int = 256) -> Tensor:
     """Texts (m) -> unit rows (m, d)."""
-    here = np.arange(len(texts))[distributed.part(len(texts))]
-    return distributed.gather_parts(
-        [_unit(model.encode_text([texts[i] for i in some])) for some in _slices(here, batch_size)]
-    )
+    mine = rounds(len(texts), batch_size)
+    return distributed.gather_parts([_unit(model.encode_text([texts[i] for i in here])) for here in mine if len(here)])
 
 
-def _slices(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
+def rounds(n: int, size: int) -> Iterator[np.ndarray]:
+    """This process's share of range(n), `size` at a time, in equally many rounds on every process; some may be empty.
+
+    Between them the processes look whether the run was asked to stop. Raises Stopped.
+    """
+    here = np.arange(n)[distributed.part(n)]
+    for start in range(0, -(-n // distributed.processes()), size):
+        stopping.poll()
+        yield here[start : start + size]
 
 
 def _unit(rows: Any) -> Tensor:

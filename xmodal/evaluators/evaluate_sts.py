@@ -15,15 +15,15 @@ from xmodal.data.sts import StsSet, StsSets
 from xmodal.errors import InputError
 from xmodal.evaluators import bootstrap
 from xmodal.evaluators.alignment import T, alignment_score, uniformity_score
-from xmodal.evaluators.embed import embed_texts
+from xmodal.evaluators.embed import embed_texts, rounds
 from xmodal.evaluators.evaluate import Result
 from xmodal.evaluators.scores import Scores
 from xmodal.evaluators.sts import cosines
 
 # Pairs with a score above it are positives (Gao et al. 2021, section 3), on STS-B's scale of 0 to 5. They took the
 # whole of STS-B; here it is what is scored, so that their figures are near, not the same.
+AT_ONCE = 8192  # sentences that a model is given to encode
 POSITIVE = 4.0
-GEOMETRY = ("alignment", "uniformity")  # names of scores that are no correlations
 
 INTERVAL = (
     f"{bootstrap.LEVEL:.0%}, percentile bootstrap of {bootstrap.RESAMPLES} resamples of the pairs, each set by itself; "
@@ -127,7 +127,7 @@ def embed_sentences(
 ) -> Tensor:
     """Sentences (n) -> unit rows (n, d) by the model's encode, or else encode_text. Every process must call it.
 
-    `encode` is given all of a process's sentences at once, to sort and to batch as is fast for it; batch_size and
+    `encode` is given some thousand sentences at once, to sort and to batch as is fast for it; batch_size and
     precision reach it only where they are asked for.
     """
     if not hasattr(model, "encode"):
@@ -141,11 +141,11 @@ def embed_sentences(
         options["batch_size"] = batch_size
     if precision != "fp32":
         options["precision"] = precision
-    here = list(sentences[distributed.part(len(sentences))])
     parts = []
-    if here:
-        rows = torch.as_tensor(model.encode(here, **options)).detach().float().cpu()
-        parts.append(torch.nn.functional.normalize(rows, dim=-1))
+    for here in rounds(len(sentences), AT_ONCE):
+        if len(here):
+            rows = torch.as_tensor(model.encode([sentences[i] for i in here], **options)).detach().float().cpu()
+            parts.append(torch.nn.functional.normalize(rows, dim=-1))
     return distributed.gather_parts(parts)
 
 

@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from xmodal.checkpoint import replace_text
+from xmodal.durable import replace_text
 from xmodal.errors import InputError
+from xmodal.evaluators.units import is_shown_as_it_is, shown
 from xmodal.evaluators.zeroshot import per_class
 
 Scores = dict[str, dict[str, float]]  # name -> value, low, high
@@ -52,7 +53,7 @@ def print_table(protocol: dict[str, Any], scores: Scores) -> None:
     console = Console(highlight=False)
     for figures in dict.fromkeys(tuple(row) for row in rows.values()):
         table = Table(show_edge=False, pad_edge=False, box=SIMPLE_HEAD)
-        table.add_column("×100" if any(not f.endswith("_rank") for f in figures) else "")
+        table.add_column("×100" if not all(map(is_shown_as_it_is, figures)) else "")
         for figure in figures:
             table.add_column(figure.replace("_", " "), justify="right", no_wrap=True)
         for question, row in rows.items():
@@ -97,8 +98,7 @@ def _finite(value: Any) -> Any:
 
 
 def _cell(name: str, score: dict[str, float], interval: bool) -> str:
-    factor = 1 if name.endswith("_rank") else 100
-    value, low, high = (f"{score[k] * factor:.1f}" for k in ("value", "low", "high"))
+    value, low, high = (shown(name, score[k]) for k in ("value", "low", "high"))
     return f"{value} \\[{low}, {high}]" if interval else value
 
 

@@ -10,7 +10,6 @@ of 1e-4 nothing is written.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,12 +80,5 @@ def opened(spec: str, model: str | None, trusted: bool) -> TwoTower:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    from xmodal.interop.verify import ConversionFailed
-
-    config = parse(Config, argv, prog="xmodal convert")
-    try:
-        run(config)
-    except ConversionFailed as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 1
+    run(parse(Config, argv, prog="xmodal convert"))
     return 0

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from xmodal.encoders.preparation import Preparation
+from xmodal.errors import Failed
 from xmodal.interop.preprocessing import cut_alike
 
 MOST = 1e-4  # the largest difference of a coordinate of unit rows that passes
@@ -28,7 +29,7 @@ TEXTS = (
 SIZES = ((64, 64), (640, 480), (481, 640), (97, 61), (200, 600), (224, 225), (336, 500), (59, 60), (31, 200))
 
 
-class ConversionFailed(RuntimeError):
+class ConversionFailed(Failed):
     """The model written is not the model that was to be written. Nothing of it is kept."""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from xmodal.evaluators.units import is_shown_as_it_is
 from xmodal.report.history import History
 from xmodal.report.names import number, parse, words
 from xmodal.report.plot import Line, Picture, draw, thinned
@@ -107,9 +108,9 @@ def _by_figure(points: Mapping[str, Sequence[tuple[float, float]]], over: str) -
             finite = np.isfinite(y)
             lines.append(Line(x[finite], y[finite], tone=tone, dots=True))
             legend.append(Key(tone, words(test)))
-        ranks = parse(figure).is_rank
-        title = f"{words(direction)} {words(figure)}{'' if ranks else ' ×100'}".strip()
+        as_it_is = is_shown_as_it_is(figure)
+        title = f"{words(direction)} {words(figure)}{'' if as_it_is else ' ×100'}".strip()
         left_out = len(tests) - len(lines)
         note = f"over {over}" + (f"; {left_out} more tests are not drawn" if left_out else "")
-        panels.append(Panel(title, draw(lines, percent=not ranks), note, tuple(k for k in legend if k.name)))
+        panels.append(Panel(title, draw(lines, percent=not as_it_is), note, tuple(k for k in legend if k.name)))
     return panels

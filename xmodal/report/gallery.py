@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from xmodal.evaluators.embed import Embedded
+from xmodal.evaluators.nearest import nearest
 from xmodal.evaluators.retrieval import ranks
-from xmodal.report.nearest import nearest
 
 NEAREST = 5  # answers that are shown
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from xmodal import distributed
-from xmodal.checkpoint import replace_text
+from xmodal.durable import replace_text
+from xmodal.evaluators.units import shown
+from xmodal.report.names import parse
 
 LINE_EVERY = 10.0  # seconds between lines where there is no terminal
 
@@ -71,9 +73,9 @@ class Log:
         if not self.first:
             return
         self._write({"step": step, **figures})
-        told = {k: v for k, v in figures.items() if not isinstance(v, float) or k.endswith(("R@1", "top1"))}
-        shown = "  ".join(f"{k} {v * 100:.1f}" if isinstance(v, float) else f"{k}: {v}" for k, v in told.items())
-        (self.bar.console.print if self.bar is not None else print)(f"step {step}  {shown}")
+        told = {k: v for k, v in figures.items() if not isinstance(v, float) or parse(k).is_first_place}
+        line = "  ".join(f"{k} {shown(k, v)}" if isinstance(v, float) else f"{k}: {v}" for k, v in told.items())
+        (self.bar.console.print if self.bar is not None else print)(f"step {step}  {line}")
 
     def end(self) -> None:
         if self.first:

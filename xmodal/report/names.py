@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from xmodal.evaluators.units import is_shown_as_it_is
+
 DIRECTIONS = {"image_to_text": "image → text", "text_to_image": "text → image"}
 
 
@@ -19,14 +21,14 @@ class ScoreName(NamedTuple):
         return ", ".join(words(part) for part in (self.test, self.direction) if part)
 
     @property
-    def is_rank(self) -> bool:
-        """Ranks are shown as they are and better when small; all else is a fraction, shown ×100."""
-        return self.figure.endswith("_rank")
+    def is_shown_as_it_is(self) -> bool:
+        """Ranks and the like, better when small; all else is a fraction or a correlation, shown ×100."""
+        return is_shown_as_it_is(self.figure)
 
     @property
     def is_first_place(self) -> bool:
         """Whether it is the one figure of its test that stands for the others."""
-        return self.figure in ("R@1", "top1")
+        return self.figure in ("R@1", "top1", "spearman", "same_topic@1")
 
 
 def parse(name: str) -> ScoreName:

@@ -5,30 +5,25 @@ Captions, names and paths are data: they are escaped, and rid of control charact
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from xmodal import __version__, distributed
-from xmodal.checkpoint import replace_text
 from xmodal.config import read as read_config
+from xmodal.durable import replace_text
 from xmodal.errors import InputError
-from xmodal.evaluators.scores import Scores, plain
+from xmodal.evaluators.scores import Scores
 from xmodal.report import curves, tables
 from xmodal.report.evaluated import Before, Classified, Evaluated
 from xmodal.report.exhibit import Subject
 from xmodal.report.history import read_history
 from xmodal.report.matrix import MOST_CELLS, confused, heat_uri, shares
-from xmodal.report.names import minus, words
+from xmodal.report.templates import environment
 
 MOST_BYTES = 2_900_000  # of a page: beyond it galleries show fewer queries
 QUERIES = 3, 2, 1  # of a kind, best, median and worst: as many as the page has room for
 MOST_GALLERIES = 4  # tests that have one, so that one query of a kind fits; the tables and plots hold all
-MOST_LETTERS = 240  # of a caption or a value
 # What a reader wants to know first of a run's settings; the others are folded up.
 SETTINGS = (
     *("model", "image_tower", "text_tower", "head", "lora", "data", "val", "preset"),
@@ -72,7 +67,7 @@ def write_page(
         **_scores(scores, before, subjects),
         **_curves(Path(folder) / "metrics.jsonl", scores, before, scan or {}),
     }
-    template = _environment().get_template("page.html.j2")
+    template = environment().get_template("page.html.j2")
     for each in QUERIES:
         galleries = [subject.exhibit(each) for subject in subjects[:MOST_GALLERIES]]
         page = template.render(**parts, galleries=galleries)
@@ -138,32 +133,3 @@ def _confusion(name: str, test: Classified, before: Any) -> dict[str, Any]:
         "pictures": [] if small else [(when, heat_uri(shares(t.confusion))) for when, t in both],
         "mistakes": confused(test.classes, test.confusion),
     }
-
-
-def _environment() -> Environment:
-    """Every string that isn't the template's own is made plain, then escaped; there is no way around either."""
-    environment = Environment(
-        loader=PackageLoader("xmodal", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: value if isinstance(value, Markup) or not isinstance(value, str) else plain(value),
-    )
-    environment.filters |= {"words": words, "brief": brief, "anchor": anchor, "cosine": cosine}
-    return environment
-
-
-def brief(value: Any, most: int = MOST_LETTERS) -> str:
-    """A value as text of at most so many letters."""
-    text = str(value)
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def cosine(value: float) -> str:
-    return minus(f"{value:.2f}")
-
-
-def anchor(name: str) -> str:
-    """A name as part of the address of a place in the page."""
-    return re.sub(r"\W+", "-", name)

@@ -11,6 +11,7 @@ from typing import Any
 from xmodal.evaluators import bootstrap
 from xmodal.evaluators.retrieval import hits
 from xmodal.evaluators.scores import Scores
+from xmodal.evaluators.units import shown
 from xmodal.report.gallery import Direction
 from xmodal.report.names import ScoreName, minus, parse, words
 
@@ -107,19 +108,22 @@ def _verdict(name: ScoreName, difference: Mapping[str, Any]) -> str:
     low, high = difference.get("low"), difference.get("high")
     if low is None or high is None or not low * high > 0:
         return ""
-    return "better" if (low > 0) != name.is_rank else "worse"
+    return "better" if (low > 0) != name.is_shown_as_it_is else "worse"
 
 
 def _cell(name: ScoreName, score: Mapping[str, Any], signed: bool = False) -> Cell:
-    factor = 1 if name.is_rank else 100
     value, low, high = (score.get(key) for key in ("value", "low", "high"))
     if value is None or not math.isfinite(value):
         return Cell("–")
 
     def told(x: float) -> str:
-        return minus(f"{x * factor:+,.1f}" if signed else f"{x * factor:,.1f}")
+        return minus(shown(name.figure, x, signed))
 
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
         return Cell(told(value))
-    bar = None if name.is_rank or signed else tuple(round(min(max(x, 0), 1) * 100, 1) for x in (low, value, high))
+    bar = (
+        None
+        if name.is_shown_as_it_is or signed
+        else tuple(round(min(max(x, 0), 1) * 100, 1) for x in (low, value, high))
+    )
     return Cell(told(value), f"{told(low)} … {told(high)}" if signed else f"{told(low)} – {told(high)}", bar)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ BLOCK = 8192  # gallery rows whose similarities are held at a time
 
 @torch.no_grad()
 def nearest(
-    query: Tensor, gallery: Tensor, k: int, right: Sequence[Tensor] | None = None, block: int = BLOCK
+    query: Tensor, gallery: Tensor | np.ndarray, k: int, right: Sequence[Tensor] | None = None, block: int = BLOCK
 ) -> tuple[Tensor, Tensor]:
     """The k nearest of each query, or as many as there are: similarities and gallery rows, (q, k) each, best first.
 
@@ -26,7 +27,7 @@ def nearest(
     place = torch.empty(len(query), 0, dtype=torch.long)
     handicap = torch.empty(len(query), 0)
     for start in range(0, len(gallery), block):
-        some = query.float() @ gallery[start : start + block].float().T  # (q, block)
+        some = query.float() @ _floats(gallery[start : start + block]).T  # (q, block)
         lost = torch.zeros_like(some)
         for i, rows in enumerate(right or ()):
             inside = rows[(rows >= start) & (rows < start + some.shape[1])] - start
@@ -36,3 +37,8 @@ def nearest(
         order = torch.argsort(best - handicap, dim=1, descending=True, stable=True)[:, :k]
         best, place, handicap = best.gather(1, order), place.gather(1, order), handicap.gather(1, order)
     return best, place
+
+
+def _floats(rows: Tensor | np.ndarray) -> Tensor:
+    """A block's rows as float32; those of a file that is mapped are read by this."""
+    return rows.float() if isinstance(rows, Tensor) else torch.from_numpy(np.array(rows, dtype=np.float32))
