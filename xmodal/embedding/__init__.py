@@ -1,0 +1,1 @@
+"""A model's embeddings as a product: many of them in files, an index to search, and the cosines of a few."""

@@ -1,0 +1,221 @@
+"""Embed the texts of a file or the pictures of a folder, into a file of rows or an index that can be searched.
+
+Work is done in parts: started again after a kill it goes on, and on any number of processes of a CPU the finished file
+has the same bytes.
+
+    xmodal embed --model runs/simcse --data lines.txt --output rows.npy
+    xmodal embed --model st:all-MiniLM-L6-v2 --data table.csv --column title --output index
+    xmodal embed --model runs/clip --data FOLDER_OF_PICTURES --output pictures
+    torchrun --nproc_per_node 2 -m xmodal.embedding.embed --model … --data … --output …
+
+What --output may be: OUT.npy, OUT.safetensors, OUT.parquet (with texts or paths), or a folder for `xmodal search`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from xmodal import __version__
+from xmodal.cli import guard
+from xmodal.config import parse, require
+from xmodal.errors import InputError
+
+if TYPE_CHECKING:
+    from xmodal.embedding.embedder import Model, Setting
+    from xmodal.embedding.inputs import Input, Part
+    from xmodal.embedding.parts import Parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    model: str
+    """A run folder, st:ID_OR_FOLDER, hf:ID_OR_FOLDER and the other forms of `xmodal list`."""
+    data: str
+    """Texts: a file of lines, a table (CSV, TSV), each maybe .gz, or hf-dataset:NAME_OR_FOLDER. Pictures: a folder, or
+    a table with a column of paths."""
+    output: Path
+    """OUT.npy, OUT.safetensors, OUT.parquet, or without a suffix an index folder."""
+    kind: Literal["text", "image"] | None = None
+    """What is embedded of a table that has both; without it the texts."""
+    column: str | None = None
+    """The column of texts or paths, if it has no usual name."""
+    normalize: bool = True
+    """Unit rows."""
+    prompt_name: str | None = None
+    """Which of the model's prompts is put before each text, such as document; without it the model's default."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: weights and products in bfloat16, where the device has it."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """Of the rows in the file."""
+    batch_size: int | None = None
+    """At most so many go through the model at a time; without it as many as are fast."""
+    workers: int | None = None
+    """Processes that decode pictures, for each process; if not given, 1 on a CPU and up to 8 on a GPU."""
+    overwrite: bool = False
+    """Replace the output, and throw away what an interrupted run with another setting has left."""
+
+    def check(self) -> None:
+        require(self, "batch_size", lambda v: v >= 1, "at least 1")
+        require(self, "workers", lambda v: v >= 0, "0 or more")
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Embed, write, print; returns what the output says of itself."""
+    from xmodal import distributed, load
+    from xmodal.embedding.embedder import Setting, check
+    from xmodal.embedding.inputs import open_input
+    from xmodal.embedding.outputs import check as check_output
+    from xmodal.embedding.parts import Parts
+
+    accelerator = distributed.start("fp32")
+    check_output(config.output, config.overwrite)
+    source = open_input(config.data, kind=config.kind, column=config.column)
+    model = load(config.model, device=accelerator.device)
+    setting = Setting(config.batch_size, config.precision, config.normalize, config.prompt_name)
+    check(model, source.kind, setting)
+    parts = Parts(config.output)
+    settings = _settings(config, model, source)
+    if next(source.parts(1), None) is None:
+        raise InputError(f"{source.name} has nothing to embed.")
+    _on_first(lambda: parts.claim(settings, config.overwrite))
+    workers = config.workers
+    if workers is None:
+        workers = min(8, os.cpu_count() or 1) if accelerator.device.type == "cuda" else 1
+    try:
+        count = embed_parts(model, source, parts, setting, dtype=config.dtype, workers=workers)
+    except OSError as error:  # what can't be read is an InputError already
+        raise InputError(f"Cannot write {parts.folder}: {error.strerror}. What was embedded is kept.") from None
+    distributed.wait()
+    about = _on_first(lambda: _finish(config, parts, count, settings, source))
+    if distributed.is_first():
+        print(said(config.output, about))
+    return about
+
+
+def embed_parts(
+    model: Model, source: Input, parts: Parts, setting: Setting, *, dtype: str = "float32", workers: int = 0
+) -> int:
+    """Write this process's share of the parts, less those that are done; returns how many parts the input has.
+
+    Raises InputError, on every process alike, where the input is another than before.
+    """
+    from tqdm import tqdm
+
+    from xmodal import distributed
+    from xmodal.embedding.embedder import SIZE, embed
+
+    count = 0
+    # None: no bar where nobody watches.
+    with tqdm(desc="embedding", unit=" rows", disable=None if distributed.is_first() else True) as bar:
+
+        def wanted() -> Iterator[Part]:
+            nonlocal count
+            for part in source.parts(SIZE[source.kind]):
+                count += 1
+                done = parts.has(part)
+                if not done and part.number % distributed.processes() == distributed.rank():
+                    yield part
+                else:
+                    bar.update(len(part.items))
+
+        for found in embed(model, source, wanted(), setting, workers):
+            parts.write(found.part, found.rows.astype(dtype), found.kept, found.skipped, found.truncated)
+            bar.update(len(found.part.items))
+    return count
+
+
+def _settings(config: Config, model: Model, source: Input) -> dict[str, Any]:
+    """What makes the rows what they are: parts of another are no parts of this."""
+    import hashlib
+    import json
+
+    from xmodal.embedding.embedder import SIZE
+    from xmodal.weights import digest
+
+    description = json.dumps(model.description, sort_keys=True, default=str)
+    return {
+        "weights": digest(model),
+        "architecture": hashlib.sha256(description.encode()).hexdigest(),
+        "kind": source.kind,
+        "column": config.column,
+        "rows of a part": SIZE[source.kind],
+        "normalized": config.normalize,
+        "prompt_name": config.prompt_name,
+        "precision": config.precision,
+        "dtype": config.dtype,
+        "batch_size": config.batch_size,
+        "device": model.device.type,
+        "xmodal": __version__,
+    }
+
+
+def _finish(config: Config, parts: Parts, count: int, settings: Mapping[str, Any], source: Input) -> dict[str, Any]:
+    from xmodal.embedding.outputs import assemble
+
+    records = parts.finished(count)
+    rows = sum(len(record.items) for record in records)
+    skipped = [one for record in records for one in record.skipped]
+    if not rows:
+        raise InputError(f"No picture of {source.name} can be read; the first: {skipped[0].item}, {skipped[0].reason}.")
+    about = {
+        "model": config.model,
+        "data": source.name,
+        "root": source.root,
+        **{name: value for name, value in settings.items() if name != "rows of a part"},
+        "rows": rows,
+        "width": next(iter(parts)).shape[1],
+        "skipped": len(skipped),
+        "truncated": sum(record.truncated for record in records),
+        "replaced": sum(source.replaced.values()),
+    }
+    try:
+        assemble(parts, records, config.output, source.kind, about)
+    except OSError as error:
+        raise InputError(f"Cannot write {config.output}: {error.strerror}. What was embedded is kept.") from None
+    parts.remove()
+    return about
+
+
+def _on_first(act: Any) -> Any:
+    """What the first process's act gives, on every process; its InputError too, so that none waits for ever."""
+    from xmodal import distributed
+
+    told: tuple[Any, str | None] = (None, None)
+    if distributed.is_first():
+        try:
+            told = (act(), None)
+        except InputError as error:
+            told = (None, str(error))
+    value, problem = distributed.first_says(told)
+    if problem is not None:
+        raise InputError(problem)
+    return value
+
+
+def said(output: Path, about: Mapping[str, Any]) -> str:
+    """What was written, and what is to be known of it."""
+    lines = [f"Wrote {output}: {about['rows']:,} rows of {about['width']} numbers, {about['dtype']}."]
+    if about["skipped"]:
+        where = output / "skipped.jsonl" if not output.suffix else output.with_suffix(".skipped.jsonl")
+        lines.append(f"{about['skipped']:,} pictures could not be read and are left out: {where}")
+    if about["truncated"]:
+        lines.append(f"{about['truncated']:,} texts were longer than the model takes and are cut.")
+    if about["replaced"]:
+        lines.append(f"{about['replaced']:,} texts held what is no text (U+FFFD stands for it).")
+    if not output.suffix:
+        lines.append(f'Search it: xmodal search {output} "…"')
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    run(parse(Config, argv, prog="xmodal embed"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))
