@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from xmodal import checkpoint
-from xmodal.errors import InputError
+from xmodal.errors import Failed, InputError
 
 
 def trained(steps: int = 3) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -79,14 +82,95 @@ def test_a_save_that_fails_leaves_the_earlier_one(tmp_path: Path, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(Failed, match="step 10 can't be written .*No space"):
         checkpoint.save(tmp_path, 10, module, opt, {})
     monkeypatch.undo()
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-5"]
     assert (found := checkpoint.newest(tmp_path)) is not None
     assert found.step == 5
     checkpoint.save(tmp_path, 10, module, opt, {})  # what the failure left behind is in nobody's way
     assert (found := checkpoint.newest(tmp_path)) is not None
     assert found.step == 10
+
+
+def test_without_room_nothing_is_written_and_it_says_how_much_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, opt = trained()
+    checkpoint.save(tmp_path, 5, module, opt, {})
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=300_000))
+    with pytest.raises(Failed, match=r"0\.7 MiB are missing\nIt takes 1\.0 MiB; 0\.3 MiB are free"):
+        checkpoint.save(tmp_path, 10, module, opt, {})
+    assert (found := checkpoint.newest(tmp_path)) is not None
+    assert found.step == 5
+
+
+SAVES = """
+import os, random, resource, signal, sys, time
+from pathlib import Path
+import torch
+from torch import nn
+from xmodal import checkpoint
+from xmodal.errors import Failed
+
+folder, times = Path(sys.argv[1]), int(sys.argv[2])
+torch.set_num_threads(1)
+module = nn.Sequential(*[nn.Linear(300, 300) for _ in range(10)])
+opt = torch.optim.AdamW(module.parameters())
+module(torch.ones(1, 300)).sum().backward()
+opt.step()
+
+def child(act):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            act()
+        finally:
+            os._exit(0)
+    return pid
+
+def save_on():
+    for step in range(1, 1000):
+        checkpoint.save(folder, step, module, opt, {})
+
+checkpoint.save(folder, 0, module, opt, {})
+began = time.monotonic()
+checkpoint.save(folder, 0, module, opt, {})
+takes = time.monotonic() - began
+rng = random.Random(0)
+for _ in range(times):
+    pid = child(save_on)
+    time.sleep(rng.uniform(0, 4 * takes))
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    found = checkpoint.newest(folder)
+    whole = [checkpoint.damage(path) is None for _, path in checkpoint._steps(folder)]
+    print("loadable" if found is not None and all(whole) else "torn", flush=True)
+
+def save_on_a_full_disk():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+    try:
+        checkpoint.save(folder, 5000, module, opt, {})
+    except Failed as error:
+        print("failed:", str(error).splitlines()[0], flush=True)
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+os.waitpid(child(save_on_a_full_disk), 0)
+print("left:", sorted(p.name for p in (folder / "checkpoints").iterdir() if "5000" in p.name), flush=True)
+"""
+
+
+@pytest.mark.parametrize("times", [10, pytest.param(50, marks=pytest.mark.slow)])
+def test_killed_while_saving_every_folder_is_loadable_and_a_full_disk_leaves_the_earlier(
+    times: int, tmp_path: Path
+) -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", SAVES, str(tmp_path), str(times)], capture_output=True, text=True, timeout=120
+    )
+    lines = told.stdout.splitlines()
+    assert lines[:times] == ["loadable"] * times, told.stderr[-2000:]
+    assert "step 5000 can't be written" in lines[times]
+    assert lines[times + 1] == "left: []"
 
 
 def test_another_models_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def wrong(table: Path, tmp_path: Path) -> dict[str, str]:
     [
         (["train", "clip", "--data", "{folder}/pears.tsv"], ["pears.tsv", "Did you mean 'pairs.tsv'"]),
         (["train", "clip", "--data", "glyph"], ["'glyph'", "Did you mean 'glyphs'"]),
-        (["train", "clip", "--data", "{folder}"], ["is a folder", "such as"]),
+        (["train", "clip", "--data", "{folder}"], ["is a folder with several tables", "such as"]),
         (["train", "clip", "--data", "{folder}/empty.csv"], ["is empty"]),
         (["train", "clip", "--data", "{folder}/header.csv"], ["no row"]),
         (["train", "clip", "--data", "{folder}/columns.csv"], ["picture_file, words", "--image-column"]),

@@ -49,10 +49,15 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def run_and_kill(table: Path, output: Path, step: int, *more: str) -> None:
-    """Start a run and kill it once its log has `step`."""
+def run_and_signal(table: Path, output: Path, step: int, number: signal.Signals, *more: str) -> int:
+    """Start a run and send all its processes a signal once its log has `step`; its exit status."""
     process = subprocess.Popen(
-        command(table, output, *more), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command(table, output, *more),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
     log = output / "metrics.jsonl"
     until = time.monotonic() + 120
@@ -60,8 +65,8 @@ def run_and_kill(table: Path, output: Path, step: int, *more: str) -> None:
         assert process.poll() is None, process.stdout.read()[-3000:] if process.stdout else ""
         assert time.monotonic() < until
         time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    os.killpg(process.pid, number)
+    return process.wait(60)
 
 
 def run(table: Path, output: Path, *more: str) -> str:
@@ -75,19 +80,33 @@ def losses(output: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["loss"]) for line in lines if "loss" in line]
 
 
-def test_a_killed_run_ends_as_the_whole_one(table: Path, tmp_path: Path) -> None:
-    run(table, tmp_path / "whole")
-    run_and_kill(table, tmp_path / "killed", 4)
+@pytest.fixture(scope="module")
+def whole(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    run(table, folder)
+    return folder
+
+
+def test_a_job_that_is_told_to_stop_with_its_workers_leaves_in_order(whole: Path, table: Path, tmp_path: Path) -> None:
+    assert run_and_signal(table, tmp_path / "asked", 2, signal.SIGTERM, "--workers", "2") == 0
+    steps = [int(p.name[5:]) for p in (tmp_path / "asked" / "checkpoints").iterdir()]
+    assert f"Going on after step {max(steps)}" in run(table, tmp_path / "asked", "--resume")
+    assert (tmp_path / "asked" / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert losses(tmp_path / "asked") == losses(whole)
+
+
+def test_a_killed_run_ends_as_the_whole_one(whole: Path, table: Path, tmp_path: Path) -> None:
+    run_and_signal(table, tmp_path / "killed", 4, signal.SIGKILL)
     assert "Going on after step 3" in run(table, tmp_path / "killed", "--resume")
 
-    whole, killed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
-    assert whole.keys() == killed.keys()
-    assert [name for name in whole if not torch.equal(whole[name], killed[name])] == []
-    assert losses(tmp_path / "whole") == losses(tmp_path / "killed")
-    skipped = [(tmp_path / name / "skipped.jsonl").read_text() for name in ("whole", "killed")]
+    weights, again = (load_file(folder / "model.safetensors") for folder in (whole, tmp_path / "killed"))
+    assert weights.keys() == again.keys()
+    assert [name for name in weights if not torch.equal(weights[name], again[name])] == []
+    assert losses(whole) == losses(tmp_path / "killed")
+    skipped = [(folder / "skipped.jsonl").read_text() for folder in (whole, tmp_path / "killed")]
     assert skipped[0] == skipped[1]
     assert json.loads(skipped[0])["reason"] == "no image"
-    scores = [json.loads((tmp_path / name / "scores.json").read_text()) for name in ("whole", "killed")]
+    scores = [json.loads((folder / "scores.json").read_text()) for folder in (whole, tmp_path / "killed")]
     assert scores[0] == scores[1]
     assert {"val/image_to_text/R@1", "val/text_to_image/median_rank"} <= scores[0]["scores"].keys()
     assert sorted(p.name for p in (tmp_path / "killed" / "checkpoints").iterdir()) == ["step-10", "step-9"]

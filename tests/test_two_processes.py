@@ -16,7 +16,9 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.two_processes import QUICK, SPOILED, spoil
+from tests.two_processes import QUICK, SPOILED, spoil, told_of_embedding, told_of_sentences
+from xmodal.embedding import embed, embedder
+from xmodal.train import simcse
 from xmodal.train.clip import Config, run
 
 
@@ -47,7 +49,36 @@ def write_pairs(folder: Path) -> None:
         Image.fromarray(picture).save(folder / f"{n}.png")
         lines.append(f"{n}.png,block {n % 8} down {n // 8} across,{'train' if n % 5 else 'val'}")
     (folder / "7.png").write_bytes(b"")
+    write_sentences(folder)
     (folder / "pairs.csv").write_text("\n".join(lines) + "\n")
+
+
+def write_sentences(folder: Path) -> None:
+    """Triplets to train on, and pairs with a score."""
+    rng = np.random.default_rng(0)
+    words = [
+        "a",
+        "the",
+        "cat",
+        "dog",
+        "bird",
+        "runs",
+        "sleeps",
+        "sings",
+        "on",
+        "in",
+        "park",
+        "house",
+        "tree",
+        "red",
+        "blue",
+        "old",
+    ]
+    said = [" ".join(rng.choice(words, rng.integers(2, 9))) for _ in range(240)]
+    rows = ["\t".join(said[i : i + 3]) for i in range(0, 180, 3)]
+    (folder / "triplets.tsv").write_text("\n".join(["anchor\tpositive\tnegative", *rows]) + "\n")
+    rows = [f"{said[i]}\t{said[i + 1]}\t{i % 11 / 2}" for i in range(180, 240, 2)]
+    (folder / "scored.tsv").write_text("\n".join(["sentence1\tsentence2\tscore", *rows]) + "\n")
 
 
 def test_there_are_two(found: list[dict]) -> None:
@@ -125,6 +156,47 @@ def test_the_recipe_trains_alike_and_goes_on_on_one_process(found: list[dict]) -
     again = [json.loads(line) for line in (folder / "two" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in again] == [1, 2, 3, 4, 5, 6]
     assert [line["loss"] for line in again] == pytest.approx([line["loss"] for line in logs[0]], abs=1e-5)
+
+
+def test_sentences_train_and_score_alike(found: list[dict]) -> None:
+    folder = Path(found[0]["folder"])
+    simcse.run(simcse.Config(output=folder / "sentences one", batch_size=16, **told_of_sentences(folder)))
+    lines, scores = [], []
+    for name in ("sentences one", "sentences two"):
+        logged = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+        lines.append([(line["loss"], line["grad_norm"]) for line in logged if "loss" in line])
+        told = json.loads((folder / name / "scores.json").read_text())["scores"]
+        scores.append([score[end] for score in told.values() for end in ("value", "low", "high")])
+    assert len(lines[0]) == 4
+    assert np.array(lines[1]) == pytest.approx(np.array(lines[0]), rel=1e-5)
+    assert scores[1] == pytest.approx(scores[0], abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_two_processes_embed_to_the_bytes_of_one(kind: str, found: list[dict], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(found[0]["folder"])
+    monkeypatch.setattr(embedder, "SIZE", {"text": 4, "image": 6})
+    about = embed.run(embed.Config(output=folder / f"{kind}s one", **told_of_embedding(folder, kind)))
+    assert (about["rows"], about["skipped"]) == ((39, 1) if kind == "image" else (40, 0))
+    one, two = ({f.name: f.read_bytes() for f in (folder / f"{kind}s {n}").iterdir()} for n in ("one", "two"))
+    assert one == two
+    assert len(one) == (4 if kind == "image" else 3)
+
+
+@pytest.mark.parametrize(("moment", "step"), [("step", 3), ("evaluation", 2), ("saving", 5)])
+def test_asked_on_one_process_both_stop_soon_and_the_resumed_run_is_the_run(
+    moment: str, step: int, found: list[dict]
+) -> None:
+    folder = Path(found[0]["folder"])
+    for f in found:
+        said, seconds = f["stopped"][moment]
+        assert said == f"Stopped after step {step} of 6. With --resume it goes on."
+        assert seconds < 20
+    whole, again = folder / "not stopped", folder / f"stopped {moment}"
+    assert (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    logs = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (whole, again)]
+    for one, other in zip(*logs, strict=True):  # evaluations included, that which was cut off too
+        assert {**one, "pairs_per_second": 0} == {**other, "pairs_per_second": 0}
 
 
 def test_sums_of_gradients(found: list[dict]) -> None:

@@ -6,12 +6,17 @@ off as JSON. Usage: torchrun --nproc_per_node N two_processes.py FOLDER; more th
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
+import shutil
+import signal
 import sys
+import time
 from collections.abc import Callable, Container
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -22,9 +27,11 @@ from torch import Tensor
 from xmodal import distributed
 from xmodal.data.glyphs import Glyphs
 from xmodal.data.source import captions
+from xmodal.embedding import embed, embedder
 from xmodal.encoders.once import images_once, texts_once
 from xmodal.encoders.small import small_towers
 from xmodal.encoders.tokenizer import PiecesTokenizer
+from xmodal.errors import Stopped
 from xmodal.evaluators.embed import embed_pairs
 from xmodal.finetune import Towers
 from xmodal.grad_cache import gradients
@@ -38,6 +45,7 @@ from xmodal.objectives import (
     simcse_loss,
     sup_con_loss,
 )
+from xmodal.train import simcse
 from xmodal.train.clip import Config, clip, run
 
 GLYPHS = Glyphs("unseen_names")
@@ -313,6 +321,78 @@ def recipe(folder: Path) -> None:
     run(Config(data=str(folder / "pairs.csv"), output=folder / "two", batch_size=8, **QUICK))
 
 
+def sentences(folder: Path) -> None:
+    """Sentences, trained and scored: the folder is compared with that of one process."""
+    simcse.run(simcse.Config(output=folder / "sentences two", batch_size=8, **told_of_sentences(folder)))
+
+
+def told_of_sentences(folder: Path) -> dict[str, Any]:
+    """Without dropout and deletion, whose draws are others on another number of processes."""
+    files = {"data": str(folder / "triplets.tsv"), "val": str(folder / "scored.tsv")}
+    return {**files, "model": "small", "preset": "quick", "steps": 4, "vocabulary": 80, "precision": "fp32",
+            "dropout": 0.0, "delete": 0.0}  # fmt: skip
+
+
+def embedded(folder: Path) -> None:
+    """Pictures, one of them broken, and texts, each into an index; bytes are compared with those of one process."""
+    if distributed.is_first():  # a copy: the run itself goes on later
+        shutil.copytree(folder / "two", folder / "towers")
+    distributed.wait()
+    embedder.SIZE = {"text": 4, "image": 6}
+    for kind in ("image", "text"):
+        embed.run(embed.Config(output=folder / f"{kind}s two", **told_of_embedding(folder, kind)))
+
+
+def told_of_embedding(folder: Path, kind: Any) -> dict[str, Any]:
+    return {"model": str(folder / "towers"), "data": str(folder / "pairs.csv"), "kind": kind, "batch_size": 4}
+
+
+class Asked:
+    """Send this process a signal while it does something for the nth time; `moments` says what it can be doing."""
+
+    moments: ClassVar = {
+        "step": "xmodal.loop.gradients",
+        "evaluation": "xmodal.evaluators.embed.embed_texts",
+        "saving": "xmodal.checkpoint.save",
+    }
+
+    def __init__(self, setattr: Callable[..., Any], moment: str, nth: int, number: int = signal.SIGTERM) -> None:
+        self.nth, self.number = nth, number
+        target = self.moments[moment]
+        module, _, name = target.rpartition(".")
+        self.original = getattr(importlib.import_module(module), name)
+        setattr(target, self)
+
+    def __call__(self, *arguments: Any, **more: Any) -> Any:
+        self.nth -= 1
+        if self.nth == 0:
+            os.kill(os.getpid(), self.number)
+        return self.original(*arguments, **more)
+
+
+STOPPED = {**QUICK, "eval_every": 2}  # of six steps; checkpoints after the fourth and the last
+
+
+def stopped(folder: Path) -> dict[str, Any]:
+    """A run of which one process is asked to stop at different moments, and goes on; its words, its seconds."""
+    found = {}
+    told: dict[str, Any] = {**STOPPED, "data": str(folder / "pairs.csv"), "batch_size": 8}
+    run(Config(output=folder / "not stopped", **told))
+    for moment, nth, rank in (("step", 3, 1), ("evaluation", 1, 1), ("saving", 1, 0)):
+        output = folder / f"stopped {moment}"
+        with pytest.MonkeyPatch.context() as patch:
+            if distributed.rank() == rank:
+                Asked(patch.setattr, moment, nth)
+            began = time.monotonic()
+            try:
+                run(Config(output=output, **told))
+                found[moment] = ["went on", 0.0]
+            except Stopped as error:
+                found[moment] = [str(error), time.monotonic() - began]
+        run(Config(output=output, resume=True, **told))
+    return found
+
+
 def main() -> None:
     distributed.start("fp32")
     torch.use_deterministic_algorithms(True)
@@ -330,6 +410,9 @@ def main() -> None:
         "embeddings": embeddings(),
     }
     recipe(Path(sys.argv[1]))
+    found["stopped"] = stopped(Path(sys.argv[1]))
+    sentences(Path(sys.argv[1]))
+    embedded(Path(sys.argv[1]))
     found["spoiled"] = spoiled_recipe(Path(sys.argv[1]))
     write(found)
 

@@ -160,7 +160,6 @@ def run(config: Config) -> dict[str, Any]:
     from xmodal import run as runs
     from xmodal.data.augment import augmentation
     from xmodal.data.source import Columns, captions, open_pairs
-    from xmodal.distributed import first_says
     from xmodal.encoders.tokenizer import PiecesTokenizer
     from xmodal.report.log import say
     from xmodal.schedule import cosine
@@ -170,7 +169,7 @@ def run(config: Config) -> dict[str, Any]:
     pairs, tests = open_pairs(config.data, config.val, columns)
 
     def train_tokenizer() -> PiecesTokenizer:
-        return first_says(PiecesTokenizer.train(captions(pairs), config.vocabulary))
+        return this.tokenizer(lambda: PiecesTokenizer.train(captions(pairs), config.vocabulary))
 
     if config.model == "small" and not config.image_tower and pairs.photographs:
         say("Photographs: `small` learns little from them. Better start from --model open_clip:ViT-B-32/openai")

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,6 +29,7 @@ from xmodal.errors import InputError
 if TYPE_CHECKING:
     from xmodal.data.sentences import Sentences
     from xmodal.encoders.sentence import SentenceEncoder
+    from xmodal.encoders.tokenizer import PiecesTokenizer
     from xmodal.method import Method
 
 
@@ -248,7 +249,7 @@ def run(config: Config) -> dict[str, Any]:
     source = sentences(config)
     if source.replaced:
         say(f"{source.name}: {source.replaced:,} texts held characters that are none; U+FFFD stands for them.")
-    encoder = open_encoder(config, source)
+    encoder = open_encoder(config, source, this.tokenizer)
     method: Any = simcse(config, encoder, source.form, judged=judge.dev is not None)
     data = SentenceBatches(
         source,
@@ -300,18 +301,25 @@ def sentences(config: Config) -> Sentences:
     return read_sentences(config.data, config.columns, form, config.group_column, leave_out=config.leave_out)
 
 
-def open_encoder(config: Config, source: Sentences) -> SentenceEncoder:
-    """The encoder to begin with, as the configuration changes it. Raises InputError for a spec that names none."""
-    from xmodal.distributed import first_says
+def open_encoder(
+    config: Config, source: Sentences, tokenizer: Callable[..., PiecesTokenizer] = lambda train, _: train()
+) -> SentenceEncoder:
+    """The encoder to begin with, as the configuration changes it. Raises InputError for a spec that names none.
+
+    tokenizer: a run's own, of what trains one and how many pieces of a sentence it takes; for `small`.
+    """
     from xmodal.encoders.lora import add_lora
     from xmodal.encoders.sentence_specs import keep_layers, open_sentences, set_dropout, small_sentences
     from xmodal.encoders.tokenizer import PiecesTokenizer
     from xmodal.report.log import say
 
+    def train_tokenizer() -> PiecesTokenizer:
+        return PiecesTokenizer.train(source.every_text(), config.vocabulary, config.max_length)
+
     pooling = None if config.pooling == "auto" else config.pooling
     if config.model == "small":
         encoder = small_sentences(
-            lambda: first_says(PiecesTokenizer.train(source.every_text(), config.vocabulary, config.max_length)),
+            lambda: tokenizer(train_tokenizer, config.max_length),
             layers=config.layers or 2,
             dropout=0.1 if config.dropout is None else config.dropout,
             pooling=pooling,

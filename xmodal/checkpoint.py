@@ -6,7 +6,7 @@ last, then the folder is renamed and older ones are removed. What is loaded is t
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import json
 import os
 import shutil
@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from xmodal.errors import InputError
+from xmodal.durable import sha256, sync
+from xmodal.errors import Failed, InputError
 from xmodal.weights import load_weights, save_tensors
 
 MANIFEST = "manifest.json"
+ROOM_FOR_HEADERS = 2**20  # of the files and the manifest
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def damage(checkpoint: Path) -> str | None:
         file = checkpoint / name
         if not file.is_file() or file.stat().st_size != expected["bytes"]:
             return f"{name} is missing or has another size"
-        if _sha256(file) != expected["sha256"]:
+        if sha256(file) != expected["sha256"]:
             return f"{name} has other bytes than were written"
     return None
 
@@ -97,37 +100,64 @@ def save(
     state: Mapping[str, Any],
     keep: int = 2,
 ) -> Path:
-    """Write `checkpoints/step-N` of a run folder, then remove all but the newest `keep`."""
+    """Write `checkpoints/step-N` of a run folder, then remove all but the newest `keep`.
+
+    Raises Failed where there is no room for it or it can't be written; the earlier ones are as they were.
+    """
     final = folder / "checkpoints" / f"step-{step}"
     beside = final.with_name(final.name + ".tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
     tensors, numbers = _optimizer_state(method, optimizer)
-    save_tensors({name: _own(t) for name, t in method.state_dict().items()}, beside / "method.safetensors")
-    save_tensors(tensors, beside / "optimizer.safetensors")
-    (beside / "state.json").write_text(json.dumps({**state, "step": step, "optimizer": numbers}, indent=1))
-    files = {}
-    for file in sorted(beside.iterdir()):
-        _sync(file)
-        files[file.name] = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
-    (beside / MANIFEST).write_text(json.dumps({"step": step, "files": files}, indent=1))
-    _sync(beside / MANIFEST)
-    _sync(beside)
-    if final.exists():  # the same step, written again after a resume
-        shutil.rmtree(final)
-    beside.rename(final)
-    _sync(final.parent)
+    weights = {name: _own(t) for name, t in method.state_dict().items()}
+    told = json.dumps({**state, "step": step, "optimizer": numbers}, indent=1)
+    needed = sum(t.nbytes for t in (*weights.values(), *tensors.values())) + len(told) + ROOM_FOR_HEADERS
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        _require_room(beside, needed)
+        save_tensors(weights, beside / "method.safetensors")
+        save_tensors(tensors, beside / "optimizer.safetensors")
+        (beside / "state.json").write_text(told)
+        _complete(beside, final, step)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise Failed(
+            f"The checkpoint of step {step} can't be written to {final.parent}: {error}\nIt takes {_mib(needed)}; "
+            f"{_mib(_free(folder))} are free. Earlier checkpoints are as they were."
+        ) from error
     for _, old in sorted(_steps(folder))[:-keep]:
         shutil.rmtree(old)
     return final
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a small file so that a reader sees the old one or the new one, never half of it."""
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_text(text, encoding="utf-8")
-    _sync(beside)
-    beside.replace(path)
+def _complete(beside: Path, final: Path, step: int) -> None:
+    """Hold the files on disk, then their sizes and hashes, then give the folder its name."""
+    files = {}
+    for file in sorted(beside.iterdir()):
+        sync(file)
+        files[file.name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
+    (beside / MANIFEST).write_text(json.dumps({"step": step, "files": files}, indent=1))
+    sync(beside / MANIFEST)
+    sync(beside)
+    before = final.with_name(final.name + ".before")
+    if final.exists():  # the same step, written again after a resume
+        shutil.rmtree(before, ignore_errors=True)
+        final.rename(before)
+    beside.rename(final)
+    sync(final.parent)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def _require_room(folder: Path, needed: int) -> None:
+    if (free := _free(folder)) < needed:
+        raise OSError(errno.ENOSPC, f"No space left on the disk: {_mib(needed - free)} are missing")
+
+
+def _free(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"
 
 
 def _steps(folder: Path) -> list[tuple[int, Path]]:
@@ -166,17 +196,3 @@ def _restore_optimizer(
 def _own(t: Tensor) -> Tensor:
     """A contiguous copy on the CPU that shares memory with no other tensor, as safetensors asks."""
     return t.detach().to("cpu", copy=True).contiguous()
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Ask the file system to hold a file, or the entries of a folder, on disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

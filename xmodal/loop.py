@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 import torch
 
-from xmodal import checkpoint, distributed
+from xmodal import checkpoint, distributed, stopping
 from xmodal.data.batches import Quarantine, Steps, loader
+from xmodal.errors import Stopped
 from xmodal.grad_cache import gradients
 from xmodal.method import Method, Progress
 from xmodal.micro_batch import largest_slice
@@ -39,6 +40,7 @@ class Setting:
     compile: bool = False
 
 
+@stopping.watched()
 def fit(
     method: Method,
     data: Steps,
@@ -56,7 +58,8 @@ def fit(
 
     optimizer: builds an optimizer from parameter groups; a group's `lr_scale` multiplies the learning rate.
     evaluate: called on every process after each `eval_every` steps; its figures go into the log.
-    Raises InputError when more samples are unreadable than allowed, RuntimeError when the gradient stays non-finite.
+    Raises InputError when more samples are unreadable than allowed, RuntimeError when the gradient stays non-finite,
+    Stopped, with a checkpoint written, when a signal asked any process to stop.
     """
     device = accelerator.device
     method.to(device)
@@ -75,19 +78,28 @@ def fit(
     parameters = [p for g in groups for p in g["params"]]
     fingerprint = data.source.fingerprint() if distributed.is_first() else ""
 
-    def save(step: int) -> None:
+    def save(step: int, evaluation_due: bool = False) -> None:
         if distributed.is_first():
             state = {
                 "batch": data.global_batch,
                 "data": fingerprint,
+                "rows": len(data.source),
                 "micro_batch": micro_batch,
                 "skipped_steps": skipped_steps,
+                "evaluation_due": evaluation_due,
             }
             checkpoint.save(log.folder, step, method, opt, state)
         distributed.wait()
 
+    def judge(step: int) -> None:
+        if evaluate is not None:
+            method.eval()
+            log.event(step, **evaluate())
+
     in_a_row = 0
     log.begin(start, setting.steps, data.global_batch)
+    if resume is not None and resume.state.get("evaluation_due"):
+        judge(start)
     began = time.perf_counter()
     for step, batch, skipped in loader(data, start, setting.steps, setting.workers):
         progress = Progress(step, setting.steps, data.steps_per_epoch, data.global_batch)
@@ -99,7 +111,10 @@ def fit(
             method, batch, progress, device, setting.seed, micro_batch, accelerator.autocast
         )
         unreadable = quarantine.new(skipped, step + 1)
-        found = distributed.sum_gradients(parameters, torch.tensor([float(len(unreadable))]))
+        told = torch.tensor([float(len(unreadable)), float(stopping.asked())])
+        found = distributed.sum_gradients(parameters, told)
+        assert found is not None
+        some_unreadable, stop = found.tolist()
         norm = accelerator.clip_grad_norm_(parameters, setting.clip_norm if setting.clip_norm else math.inf)
         rate = lr(step)
         for group in opt.param_groups:
@@ -118,7 +133,7 @@ def fit(
                     f"Samples of the last one: {[data.source.key(r) for r in batch['row'].tolist()[:8]]} …"
                 )
         opt.zero_grad(set_to_none=True)
-        if found is not None and found.item():  # so that all know of all, without talking in every step
+        if some_unreadable:  # so that all know of all, without talking in every step
             everywhere = [line for lines in distributed.gather_objects(unreadable) for line in lines]
             quarantine.take(everywhere, write=distributed.is_first())
             quarantine.check()
@@ -134,9 +149,16 @@ def fit(
         # Evaluation first: a method may keep the best it has been, and that belongs into the checkpoint.
         last = done == setting.steps
         due = setting.eval_last if last else setting.eval_every and done % setting.eval_every == 0
-        if evaluate is not None and due:
-            method.eval()
-            log.event(done, **evaluate())
+        if due and not stop:
+            try:
+                judge(done)
+                due = False
+            except Stopped:
+                stop = True
+        if stop:
+            save(done, evaluation_due=bool(due))
+            log.end()
+            raise Stopped(f"Stopped after step {done} of {setting.steps}. With --resume it goes on.")
         if setting.save_every and done % setting.save_every == 0 and not last:
             save(done)
         began = time.perf_counter()

@@ -24,13 +24,14 @@ from xmodal.method import Method
 from xmodal.report.log import Log, say
 
 if TYPE_CHECKING:
+    from xmodal.encoders.tokenizer import PiecesTokenizer
     from xmodal.evaluators.scores import Scores
     from xmodal.report.evaluated import Classified, Evaluated
 
 # What may differ between a run and its resumption without a word.
 NOT_THE_RUN = {
-    *("batch_size", "compile", "eval_every", "micro_batch"),
-    *("output", "preset", "save_every", "track", "workers"),
+    *("batch_size", "compile", "data", "eval_every", "max_bad_fraction", "micro_batch"),  # data has its fingerprint
+    *("output", "preset", "save_every", "track", "val", "workers"),
 }
 
 
@@ -52,6 +53,16 @@ class Run:
     folder: Path
     accelerator: Any
     resume: checkpoint.Checkpoint | None
+    own_tokenizer: PiecesTokenizer | None = None
+
+    def tokenizer(self, train: Callable[[], PiecesTokenizer], length: int = 32) -> PiecesTokenizer:
+        """The tokenizer that is trained on this run's texts; a resumed run has the one that it began with."""
+        from xmodal.encoders.tokenizer import PiecesTokenizer
+
+        if self.resume is not None and (self.folder / "tokenizer.model").is_file():
+            return PiecesTokenizer.load(self.folder, length)
+        self.own_tokenizer = found = distributed.first_says(train())
+        return found
 
     def batches(
         self, source: Source, prepare_images: Callable[..., Any], tokenize: Callable[..., Any], captions: int = 1
@@ -85,9 +96,16 @@ class Run:
                     f"Resume it on a number that divides {batch}."
                 )
             if self.resume.state["data"] != source.fingerprint():
+                before, now = self.resume.state.get("rows"), len(source)
+                how = f"{now:,} rows instead of {before:,}" if before != now else "captions or files differ"
+                told = f"{self.folder} was trained on other data than {self.config.data} holds now: {how}."
+                if not self.config.allow_changed_data:
+                    raise InputError(f"{told}\nBegin anew in another --output, or go on by --allow-changed-data.")
+                say(told)
+            if (changed := self._changes()) and not self.config.allow_changed_config:
                 raise InputError(
-                    f"{self.folder} was trained on other data than {self.config.data} holds now "
-                    "(rows, captions or files differ). Begin anew in another --output."
+                    f"{self.folder} began with other settings: {changed}.\nGive the same, begin anew in another "
+                    "--output, or go on by --allow-changed-config."
                 )
         for lack, n in source.dropped.items():
             if n:
@@ -117,6 +135,8 @@ class Run:
             if self.resume is None:
                 resolved = dataclasses.replace(config, output=self.folder)
                 configuration.write(resolved, self.folder / "config.yaml")
+                if self.own_tokenizer is not None:
+                    self.own_tokenizer.save(self.folder)
         distributed.wait()
         say(
             f"{self.name}: preset {config.preset}, {processes} process{'es' if processes > 1 else ''} on "
@@ -124,7 +144,8 @@ class Run:
             f"global batch {data.global_batch}, {steps} steps of {data.steps_per_epoch} an epoch -> {self.folder}"
         )
         if self.resume is not None:
-            say(f"Going on after step {self.resume.step}." + self._differences())
+            changed = self._changes()
+            say(f"Going on after step {self.resume.step}." + (f" Other settings now: {changed}." if changed else ""))
         if config.track:
             told = {name: "" if value is None else str(value) for name, value in configuration.plain(config).items()}
             self.accelerator.init_trackers(self.name, config=told)
@@ -194,15 +215,15 @@ class Run:
         say(f"Model and scores are in {self.folder}")
         return {"output": str(self.folder), "protocol": protocol, "scores": scores}
 
-    def _differences(self) -> str:
+    def _changes(self) -> str:
+        """The settings that are others than the run began with; what is not the run's own, such as workers, may be."""
         try:
             before = configuration.read(self.folder / "config.yaml")
         except InputError:
             return ""
         now = configuration.plain(self.config)
         told = [name for name in before if name in now and name not in NOT_THE_RUN]
-        changed = [f"{name} {before[name]} -> {now[name]}" for name in told if now[name] != before[name]]
-        return f" Other settings than it began with: {', '.join(changed)}." if changed else ""
+        return ", ".join(f"{name} {before[name]} -> {now[name]}" for name in told if now[name] != before[name])
 
 
 def begin(name: str, config: configuration.Shared) -> Run:
@@ -216,10 +237,11 @@ def begin(name: str, config: configuration.Shared) -> Run:
 
 
 def _first_figures(scores: Scores) -> str:
+    from xmodal.evaluators.units import shown
     from xmodal.report.names import parse
 
     first = {n: s for n, s in scores.items() if parse(n).is_first_place} or scores
-    return ", ".join(f"{n} {s['value'] * 100:.1f}" for n, s in first.items())
+    return ", ".join(f"{n} {shown(n, s['value'])}" for n, s in first.items())
 
 
 def _workers() -> int:
