@@ -30,7 +30,8 @@ def test_its_only_top_level_name_is_xmodal(wheel: Path) -> None:
         sources = {p.relative_to(ROOT / folder).as_posix() for p in (ROOT / folder).rglob("*.py")}
         packed = {n.removeprefix(package + "/") for n in names if n.startswith(package + "/")}
         assert sources <= packed
-    assert {"xmodal/py.typed", "xmodal/report/page.html.j2", "xmodal/report/page.css"} <= set(names)
+    pages = {f"xmodal/report/{name}" for name in ("page.html.j2", "search.html.j2", "page.css")}
+    assert {"xmodal/py.typed", *pages} <= set(names)
 
 
 def test_it_trains_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 
 from xmodal import __version__
-from xmodal.errors import InputError, nearest
+from xmodal.errors import Failed, InputError, Stopped, nearest
 
 HELP = """\
 xmodal: contrastive learning across images and text
@@ -27,6 +27,10 @@ xmodal: contrastive learning across images and text
   xmodal train NAME [flags]    train a model; `xmodal train NAME --help` explains its flags
   xmodal eval NAME [flags]     score a model
   xmodal convert SPEC [flags]  a model for open_clip, transformers, sentence-transformers or onnxruntime
+  xmodal score A B [flags]     cosines of texts, of a table of pairs, of pictures and texts
+  xmodal embed [flags]         many texts or pictures into a file or an index
+  xmodal search INDEX QUERY    the nearest texts or pictures of an index
+  xmodal data inspect DATA     what pictures and captions a file or folder has; `check` reads every one
   xmodal list                  the recipes, evaluations, built-in data and kinds of models there are
   xmodal copy NAME [DEST]      a recipe or evaluation of ours as a file of yours, to edit
   xmodal doctor                versions, devices and disk; what is missing and the command that installs it
@@ -69,10 +73,14 @@ def guard(function: Callable[[], int | None]) -> int:
         status = function() or 0
         sys.stdout.flush()
         return status
-    except InputError as error:
+    except Stopped as stopped:
         if os.environ.get("RANK", "0") == "0":
+            print(stopped, flush=True)
+        return 0
+    except (InputError, Failed) as error:
+        if isinstance(error, Failed) or os.environ.get("RANK", "0") == "0":  # what failed may have failed on one alone
             print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
+        return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -113,6 +121,12 @@ def _command(argv: list[str]) -> int | None:
             from xmodal.interop.convert import main as convert
 
             return convert(rest)
+        case ["embed" | "search" | "score" as command, *rest]:
+            return importlib.import_module(f"xmodal.embedding.{command}").main(rest)
+        case ["data", "inspect" | "check" as what, *rest]:
+            return importlib.import_module(f"xmodal.data.{what}").main(rest)
+        case ["data", *_]:
+            raise InputError("Expected: xmodal data inspect DATA, or xmodal data check DATA.")
         case ["doctor"]:
             from xmodal.doctor import examine
 
@@ -123,7 +137,7 @@ def _command(argv: list[str]) -> int | None:
             else:
                 raise InputError(f"xmodal {command} takes no arguments; found {extra!r}.")
         case [unknown, *_]:
-            commands = ["train", "eval", "convert", "list", "copy", "doctor"]
+            commands = ["train", "eval", "convert", "score", "embed", "search", "data", "list", "copy", "doctor"]
             raise InputError(f"xmodal has no command {unknown!r}; {nearest(unknown, commands)}")
 
 

@@ -128,7 +128,7 @@ def _theirs(config: simcse.Config, source: Sentences, start: Path, seed: int, fo
     from transformers import TrainerCallback
 
     model = SentenceTransformer(str(start), local_files_only=True)
-    model.max_seq_length = LENGTH
+    reads, model.max_seq_length = model.max_seq_length, LENGTH
     rows = _rows(source, seed)
     columns = {
         name: [row[k] for row in rows] for k, name in enumerate(("anchor", "positive", "negative")[: len(rows[0])])
@@ -164,6 +164,7 @@ def _theirs(config: simcse.Config, source: Sentences, start: Path, seed: int, fo
     )
     with contextlib.redirect_stdout(io.StringIO()):
         trainer.train()
+    model.max_seq_length = reads  # both are judged on whole sentences
     return model, statistics.median(np.diff(ends)[SKIPPED:])
 
 

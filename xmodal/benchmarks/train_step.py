@@ -198,7 +198,7 @@ def _write_table(data: str, to: Path, pictures: int) -> None:
     source, _ = open_pairs(data, None)
     if not isinstance(source, Table):
         raise InputError(f"--data {data} is no table of picture files; expected a CSV or TSV.")
-    rows = ((source.path(row).resolve(), source.texts(row)[0]) for row in range(len(source)))
+    rows = ((source.file(row).resolve(), source.texts(row)[0]) for row in range(len(source)))
     there = [row for row, _ in zip((r for r in rows if r[0].is_file()), range(pictures), strict=False)]
     if len(there) < pictures:
         raise InputError(
