@@ -227,8 +227,8 @@ def test_what_is_no_text_is_replaced_and_what_is_too_long_is_cut_and_both_are_co
     about = run(Config(model=sentences, data=str(lines), output=tmp_path / "out"))
     assert (about["rows"], about["replaced"], about["truncated"]) == (5, 2, 2)  # the path, too, has many pieces
     told = capsys.readouterr().out
-    assert "2 texts were longer" in told
-    assert "2 texts held what is no text" in told
+    assert "longer than the model takes and are cut: 2" in told
+    assert "(U+FFFD stands for it): 2" in told
     assert parquet.read_table(tmp_path / "out" / "items.parquet")["text"].to_pylist()[4] == "/etc/passwd"
 
 

@@ -202,11 +202,11 @@ def said(output: Path, about: Mapping[str, Any]) -> str:
     lines = [f"Wrote {output}: {about['rows']:,} rows of {about['width']} numbers, {about['dtype']}."]
     if about["skipped"]:
         where = output / "skipped.jsonl" if not output.suffix else output.with_suffix(".skipped.jsonl")
-        lines.append(f"{about['skipped']:,} pictures could not be read and are left out: {where}")
+        lines.append(f"Pictures that could not be read and are left out: {about['skipped']:,}, named in {where}")
     if about["truncated"]:
-        lines.append(f"{about['truncated']:,} texts were longer than the model takes and are cut.")
+        lines.append(f"Texts that were longer than the model takes and are cut: {about['truncated']:,}")
     if about["replaced"]:
-        lines.append(f"{about['replaced']:,} texts held what is no text (U+FFFD stands for it).")
+        lines.append(f"Texts that held what is no text (U+FFFD stands for it): {about['replaced']:,}")
     if not output.suffix:
         lines.append(f'Search it: xmodal search {output} "…"')
     return "\n".join(lines)
