@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,22 +18,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from xmodal.data.augment import DRAWS
-from xmodal.data.order import CAPTION, SUBSTITUTE, draws, positions_of_step, shuffle, steps_per_epoch
+from xmodal.data.order import CAPTION, draws, positions_of_step, shuffle, steps_per_epoch
 from xmodal.data.source import Source
 from xmodal.data.stable_id import stable_id
-from xmodal.errors import BadSample, InputError
-
-MOST_TRIES = 100  # rows in a row that can't be read before the data is given up
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A row that could not be read, and why."""
-
-    row: int
-    key: str
-    reason: str
-    detail: str
+from xmodal.data.stand_ins import Skipped, read_pictures
+from xmodal.errors import InputError
 
 
 class Trained(Protocol):
@@ -88,7 +77,7 @@ class Batches(Dataset):
         n = len(self.source)
         epoch, positions = positions_of_step(step, n, self.global_batch, self.part)
         rows = shuffle(positions, n, self.seed, epoch)
-        pictures, rows, skipped = self._read(rows, positions, epoch)
+        pictures, rows, skipped = read_pictures(self.source, rows, positions, epoch, self.seed)
         k = self.captions
         choices = draws(self.seed, epoch, positions, k, CAPTION)  # (b, k)
         texts = [
@@ -108,26 +97,6 @@ class Batches(Dataset):
             "row": torch.from_numpy(rows),
         }
         return batch, skipped
-
-    def _read(self, rows: np.ndarray, positions: np.ndarray, epoch: int) -> tuple[list[Any], np.ndarray, list[Skipped]]:
-        """The pictures of rows. A bad row's stand-ins are a walk of its position's own through all rows."""
-        rows, skipped = rows.copy(), []
-        pictures = self.source.images(rows)
-        for i, picture in enumerate(pictures):
-            attempt = 0
-            while isinstance(picture, BadSample):
-                row = int(rows[i])
-                skipped.append(Skipped(row, self.source.key(row), picture.reason, str(picture)))
-                if attempt == MOST_TRIES:
-                    raise InputError(
-                        f"No readable image in {attempt} tries; the last was {self.source.key(row)}: {picture}."
-                    )
-                u = draws(self.seed, epoch, positions[i : i + 1], MOST_TRIES, SUBSTITUTE)[0, attempt]
-                rows[i] = int(u * len(self.source))
-                picture = self.source.images(rows[i : i + 1])[0]
-                attempt += 1
-            pictures[i] = picture
-        return pictures, rows, skipped
 
 
 def chosen(texts: Sequence[str], numbers: np.ndarray) -> list[str]:
