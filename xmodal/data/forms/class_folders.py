@@ -29,7 +29,7 @@ def read(folder: Path, columns: Columns) -> Iterator[Listing]:
     """Folders train, val, test with class folders in them are splits. Raises InputError for names that don't fit."""
     parts = _splits(folder) or {"": folder}
     templates = read_templates(folder / "templates.txt") if (folder / "templates.txt").is_file() else [TEMPLATE]
-    names = _names(folder, next(iter(parts.values())))
+    names = names_of(folder, next(iter(parts.values())))
 
     def rows() -> Iterator[Row]:
         for split, part in parts.items():
@@ -42,7 +42,8 @@ def read(folder: Path, columns: Columns) -> Iterator[Listing]:
     yield Listing("class folders", (folder,), rows(), len(parts) > 1)
 
 
-def _names(folder: Path, part: Path) -> dict[str, str]:
+def names_of(folder: Path, part: Path) -> dict[str, str]:
+    """What classnames.txt calls the class folders of a part; nothing without one. InputError for another number."""
     file = folder / "classnames.txt"
     if not file.is_file():
         return {}
