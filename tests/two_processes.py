@@ -23,11 +23,13 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.func import functional_call
 
 from xmodal import distributed
 from xmodal.data.glyphs import Glyphs
 from xmodal.data.source import captions
 from xmodal.embedding import embed, embedder
+from xmodal.encoders.batch_norm import BatchNorm
 from xmodal.encoders.once import images_once, texts_once
 from xmodal.encoders.small import small_towers
 from xmodal.encoders.tokenizer import PiecesTokenizer
@@ -37,13 +39,27 @@ from xmodal.finetune import Towers
 from xmodal.grad_cache import gradients
 from xmodal.method import Method, Progress
 from xmodal.objectives import (
+    barlow_twins_loss,
+    byol_loss,
     clip_loss,
+    cpc_loss,
+    dcl_loss,
+    guided_info_nce_loss,
+    hard_nt_xent_loss,
     info_nce_floor,
     info_nce_loss,
+    logistic_loss,
+    margin_loss,
+    moco_loss,
+    n_pair_loss,
     nt_xent_loss,
+    rows_without_positive,
     siglip_loss,
     simcse_loss,
+    sinkhorn,
     sup_con_loss,
+    swav_loss,
+    triplet_loss,
 )
 from xmodal.train import simcse
 from xmodal.train.clip import Config, clip, run
@@ -61,7 +77,7 @@ def off(a: Tensor | None, b: Tensor | None) -> float:
         return 0.0 if a is b else float("inf")
     if not a.numel():
         return 0.0
-    return ((a - b).abs().max() / b.abs().max().clamp_min(1)).item()
+    return ((a - b).abs().max() / b.abs().max().clamp_min(1)).nan_to_num(float("inf")).item()  # max() passes NaN over
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -84,7 +100,45 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
         positive_id=ids["text_id"],
     ),
     "floor": lambda i, t, s, b, ids: (i.sum() + t.sum()) * 0 + info_nce_floor(**ids),
+    "moco": lambda i, t, s, b, ids: moco_loss(i, t, QUEUE, temperature=1 / s),
+    "byol": lambda i, t, s, b, ids: byol_loss(3 * i, t) + byol_loss(t, i),
+    "swav": lambda i, t, s, b, ids: swav_loss(
+        torch.stack([i, t, i - t], 1), torch.stack([sinkhorn(i, 0.1), sinkhorn(9 * t)], 1)
+    ),
+    "barlow_twins": lambda i, t, s, b, ids: barlow_twins_loss(3 * i, i + t),
+    "cpc": lambda i, t, s, b, ids: cpc_loss(i, torch.stack([t, i - t], 1), torch.stack([s * EYE, b * EYE - 1])),
+    "semi-hard triplets": lambda i, t, s, b, ids: triplet_loss(i + t, ids["text_id"], margin=0.7),
+    "hard triplets": lambda i, t, s, b, ids: triplet_loss(i + t, ids["image_id"], mining="hard"),
+    "all triplets": lambda i, t, s, b, ids: triplet_loss(i + t, ids["text_id"], mining="all"),
+    "random triplets": lambda i, t, s, b, ids: triplet_loss(i, ids["image_id"] // 2, mining="random", seed=3),
+    "n_pair": lambda i, t, s, b, ids: n_pair_loss(3 * i, t, norm_weight=0.02),
+    "margin": lambda i, t, s, b, ids: margin_loss(i, t, ids["image_id"] < 2, margin=1.5),
+    "logistic": lambda i, t, s, b, ids: logistic_loss(i, t, ids["image_id"] < 2, s, b),
+    "dcl": lambda i, t, s, b, ids: dcl_loss(i, t, temperature=1 / s),
+    "dcl, weighted": lambda i, t, s, b, ids: dcl_loss(i, t, temperature=1 / s, sigma=0.5),
+    "hard_nt_xent": lambda i, t, s, b, ids: hard_nt_xent_loss(i, t, temperature=1 / s),
+    "guided_info_nce": lambda i, t, s, b, ids: guided_info_nce_loss(
+        i, t, i.roll(1, 1), t, (t - i)[ids["image_id"] < 2], t[ids["image_id"] < 2], temperature=1 / s, margin=0.1
+    ),
+    "guided_info_nce, between": lambda i, t, s, b, ids: guided_info_nce_loss(
+        i, t, t, i.roll(1, 1), temperature=1 / s, within=False
+    ),
+    "rows without a positive": lambda i, t, s, b, ids: (
+        i.sum() * 0 + t.sum() * 0 + rows_without_positive(ids["text_id"])
+    ),
+    "batch norm": lambda i, t, s, b, ids: of_batch_norm(i, t, s, b),
 }
+EYE = torch.eye(6, dtype=torch.float64)
+QUEUE = torch.linspace(-1, 1, 42, dtype=torch.float64).view(7, 6)
+
+
+def of_batch_norm(i: Tensor, t: Tensor, s: Tensor, b: Tensor) -> Tensor:
+    """Outputs of two layers, the second with places (b, 2, 3), and the running statistics they leave."""
+    first, second = BatchNorm(6).double(), BatchNorm(2, momentum=None).double()
+    y = functional_call(first, {"weight": s * EYE[0] + 1, "bias": b * EYE[1]}, i)
+    z = second((y * t).view(-1, 2, 3)).view(-1, 6)
+    left = [first.running_mean, first.running_var, second.running_mean, second.running_var]
+    return distributed.total((z * i).square().sum()) + sum(x.square().sum() for x in left if x is not None)
 
 
 def loss_cases() -> dict[str, float]:

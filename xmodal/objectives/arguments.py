@@ -39,4 +39,9 @@ def scale_of(temperature: float | Tensor, like: Tensor) -> Tensor:
 
 def wide(x: Tensor) -> Tensor:
     """In float32 or better. On a GPU rows of half precision stay: its matrix products add them up in float32."""
-    return x if x.is_cuda and x.ndim == 2 else x.to(torch.promote_types(x.dtype, torch.float32))
+    return x if x.is_cuda and x.ndim == 2 else exact(x)
+
+
+def exact(x: Tensor) -> Tensor:
+    """In float32 or better everywhere: for what is no matrix product."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

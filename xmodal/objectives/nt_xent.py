@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xmodal import distributed
 from xmodal.objectives.arguments import check_same_shape, scale_of, wide
-from xmodal.objectives.pairs import Pairs
+from xmodal.objectives.pairs import of_two_views
 from xmodal.objectives.self_info_nce import SelfInfoNCE
 
 
@@ -29,11 +29,8 @@ def nt_xent_loss(first: Tensor, second: Tensor, temperature: float | Tensor = 0.
     scale = scale_of(temperature, first)
     with torch.autocast(first.device.type, enabled=False):
         rows = wide(torch.cat([first, second]))
-        m, b = len(rows), len(first)
-        spread = distributed.rows(m)
-        own, here = torch.arange(m, device=rows.device), spread.numbers(rows.device)
-        other = here.roll(b) if b else here
-        pairs = Pairs(own.repeat(2), torch.cat([here, other]), torch.arange(2 * m, device=rows.device) >= m)
-        weight = torch.full((m,), 1 / max(1, spread.total), dtype=torch.float64, device=rows.device)
+        spread = distributed.rows(len(rows))
+        pairs = of_two_views(spread, rows.device)
+        weight = torch.full((len(rows),), 1 / max(1, spread.total), dtype=torch.float64, device=rows.device)
         loss = SelfInfoNCE.apply(rows, wide(scale), pairs, weight)
     return loss  # pyright: ignore[reportReturnType]

@@ -36,6 +36,14 @@ def dots(x: Tensor, y: Tensor, row: Tensor | None = None, column: Tensor | None 
     return torch.cat([x.new_empty(0).double(), *((a.double() * b.double()).sum(1) for a, b in some)])
 
 
+def of_two_views(spread: Rows, device: torch.device) -> Pairs:
+    """Of rows [first views; second views] on each process: the row itself, left out, and its other view, positive."""
+    m = spread.sizes[spread.rank]
+    own, here = torch.arange(m, device=device), spread.numbers(device)
+    other = here.roll(m // 2) if m else here
+    return Pairs(own.repeat(2), torch.cat([here, other]), torch.arange(2 * m, device=device) >= m)
+
+
 @torch.no_grad()
 def same_ids(image_id: Tensor | None, text_id: Tensor | None, spread: Rows, device: torch.device) -> Pairs:
     """The diagonal and every place, on any process, with the same image or the same text; all of them positives.
