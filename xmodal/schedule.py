@@ -1,4 +1,4 @@
-"""Learning rates as pure functions of the step: nothing to save, nothing to get out of step on a resume."""
+"""Learning rates and momenta as pure functions of the step: nothing to save, nothing to get out of step on a resume."""
 
 from __future__ import annotations
 
@@ -31,3 +31,16 @@ def cosine(peak: float, steps: int, warmup: int) -> Callable[[int], float]:
         return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
     return lr
+
+
+def cosine_to_one(start: float, steps: int) -> Callable[[int], float]:
+    """A teacher's momentum, 1 − (1 − start) · (cos(π · step / steps) + 1) / 2: it moves less and less.
+
+    Grill et al. 2020 (arXiv:2006.07733), section 3.2. The reference code (deepmind-research, byol/configs/byol.py)
+    starts at 0.97 for 40 epochs of ImageNet, 0.99 for 100 and 300, 0.996 for 1000.
+    """
+
+    def momentum(step: int) -> float:
+        return 1 - (1 - start) * (math.cos(math.pi * min(step, steps) / max(1, steps)) + 1) / 2
+
+    return momentum

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from copy import deepcopy
 
-import torch
 from torch import nn
+
+from xmodal.encoders.teacher import move
 
 
 class Average(nn.Module):
     """A copy of a module whose weights follow it: w ← d·w + (1 − d)·w_now, over parameters and buffers alike.
 
-    Nothing of it is trained; it belongs into the method, so that checkpoints hold it.
+    Unlike a `Teacher` it is never in training mode and chooses d by itself. Nothing of it is trained; it belongs into
+    the method, so that checkpoints hold it.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -22,14 +24,7 @@ class Average(nn.Module):
     def train(self, mode: bool = True) -> Average:
         return super().train(False)
 
-    @torch.no_grad()
     def follow(self, module: nn.Module, step: int) -> None:
         """Take in the weights after a step (counted from 0). The first steps count for more: d is at most
         (1 + step) / (10 + step), so that the average forgets where it began."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        ours, now = self.module.state_dict(), module.state_dict()
-        for name, weight in ours.items():
-            if weight.is_floating_point():
-                weight.lerp_(now[name], 1 - decay)
-            else:
-                weight.copy_(now[name])
+        move(self.module, module, min(self.decay, (1 + step) / (10 + step)))

@@ -47,7 +47,8 @@ class BatchNorm(_BatchNorm):
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         self.num_batches_tracked += 1
-        share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+        batches = self.num_batches_tracked.to(self.running_mean.dtype)
+        share = 1 / batches if self.momentum is None else self.momentum
         for running, now in ((self.running_mean, mean), (self.running_var, variance)):
             running.add_((now.to(running.dtype) - running) * share)
 
