@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from xmodal.errors import InputError, nearest
 
 if TYPE_CHECKING:
+    from xmodal.encoders.image import ImageEncoder
     from xmodal.encoders.sentence import SentenceEncoder
     from xmodal.encoders.two_tower import TwoTower
 
-M = TypeVar("M", bound="TwoTower | SentenceEncoder")
+M = TypeVar("M", bound="TwoTower | SentenceEncoder | ImageEncoder")
 
 
 def load(spec: str, device: Any = None) -> Any:
-    """Open a model in evaluation mode: a `TwoTower`, or a `SentenceEncoder` where the spec names a text model alone.
+    """Open a model in evaluation mode: a `TwoTower`, or a `SentenceEncoder` or an `ImageEncoder` where the spec names a
+    text model or an image model alone.
 
-    Raises InputError for a spec that names neither.
+    Raises InputError for a spec that names none of them.
     """
-    return _ready(_sentence_encoder(spec) or _towers(spec), device)
+    return _ready(_image_encoder(spec) or _sentence_encoder(spec) or _towers(spec), device)
 
 
 def load_towers(spec: str, device: Any = None) -> TwoTower:
@@ -33,6 +35,13 @@ def _towers(spec: str) -> TwoTower:
     if spec == "small":
         raise InputError("'small' is trained from scratch: there is nothing to load. Train, then name the run folder.")
     return build(spec, train_tokenizer=None)
+
+
+def _image_encoder(spec: str) -> ImageEncoder | None:
+    """The image encoder of a spec; None if the spec is of another kind."""
+    from xmodal.encoders.image import holds_image_encoder, open_image_encoder
+
+    return open_image_encoder(spec) if spec.startswith("timm:") or holds_image_encoder(Path(spec)) else None
 
 
 def _sentence_encoder(spec: str) -> SentenceEncoder | None:
@@ -122,6 +131,8 @@ def from_folder(folder: Path) -> TwoTower:
         from xmodal.encoders.pair import paired_from_folder
 
         towers = paired_from_folder(folder, description)
+    elif description.get("kind") == "image":
+        raise InputError(f"{folder} holds an image encoder, which has no text tower.")
     elif description.get("kind") in ("small-text", "st"):
         raise InputError(f"{folder} holds a sentence encoder, which has no image tower.")
     else:

@@ -28,7 +28,7 @@ def paired_from_folder(folder: Path, description: dict[str, Any]) -> TwoTower:
     """The towers that a run folder's model.json describes, without weights and without a network."""
     told = {**description["image"], "preparation": description["preparation"]}
     return _joined(
-        _half_from_folder(folder, "image", told), _half_from_folder(folder, "text", description["text"]), description
+        half_from_folder(folder, "image", told), half_from_folder(folder, "text", description["text"]), description
     )
 
 
@@ -68,7 +68,8 @@ def text_half(spec: str) -> Half:
     raise _unknown(spec, TEXT_FORMS, "--text-tower")
 
 
-def _half_from_folder(folder: Path, which: str, description: dict[str, Any]) -> Half:
+def half_from_folder(folder: Path, which: str, description: dict[str, Any]) -> Half:
+    """The "image" or "text" tower that a run folder's description tells of, without weights and without a network."""
     kind = description["kind"]
     if kind == "timm":
         from xmodal.encoders.timm import timm_from_folder
