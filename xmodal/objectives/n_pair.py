@@ -26,10 +26,11 @@ def n_pair_loss(anchor: Tensor, positive: Tensor, *, norm_weight: float = 0.0) -
     Exact over processes; nothing b × b is kept. Returns () float32, or float64 for float64 rows. Raises ValueError for
     shapes that don't match.
     """
-    loss = info_nce_loss(anchor, positive, temperature=1.0)
-    if not norm_weight:
-        return loss
     check_same_shape(anchor=anchor, positive=positive)
     with torch.autocast(anchor.device.type, enabled=False):
-        squares = (exact(anchor).square().sum(1) + exact(positive).square().sum(1)) / 2
-        return loss + norm_weight * mean_over_rows(squares, anchor)
+        anchor, positive = exact(anchor), exact(positive)
+        loss = info_nce_loss(anchor, positive, temperature=1.0)
+        if norm_weight:
+            squares = (anchor.square().sum(1) + positive.square().sum(1)) / 2
+            loss = loss + norm_weight * mean_over_rows(squares, anchor)
+        return loss
