@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from xmodal.data.shard_names import expand
-from xmodal.data.source import Columns, open_pairs, open_source
+from xmodal.data.source import Columns, open_pairs, open_source, splits
 from xmodal.errors import BadSample, InputError
 
 
@@ -175,8 +175,10 @@ def test_the_fingerprint_changes_with_any_member(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("pipe:touch {folder}/mark", "nothing is run or fetched"),
-        ("http://127.0.0.1:1/a.tar", "nothing is run or fetched"),
+        ("pipe:touch {folder}/mark", "nothing is run because of a name"),
+        ("a.tar::pipe:touch {folder}/mark", "nothing is run because of a name"),
+        ("ssh://127.0.0.1/a.tar", "no address that is read here"),
+        ("zip://a.tar::memory://b.zip", "no address that is read here"),
         ("{folder}/{00000..00005}.tar".replace("{folder}", "FOLDER"), "no shard .*00002.tar"),
         ("{folder}/none.tar", "no shard"),
         ("{folder}/pipe.tar", "no shard"),
@@ -203,6 +205,36 @@ def test_what_is_wrong_with_shards_is_told(spec: str, message: str, tmp_path: Pa
     with pytest.raises(InputError, match=message):
         open_source(spec)
     assert not (tmp_path / "mark").exists()
+
+
+def test_shards_of_one_name_in_two_places_are_told_apart(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        shards(tmp_path / folder)
+    source = open_source(f"{tmp_path / 'a'}::{tmp_path / 'b'}")
+    assert len(set(source.image_id.tolist())) == len(source) == 14
+    assert [source.key(row) for row in (0, 13)] == ["a/00000.tar:000000", "b/00001.tar:000006"]
+
+
+def test_records_say_which_rows_have_one_picture(tmp_path: Path) -> None:
+    record = [json.dumps({"caption": str(i), "image_id": which}) for i, which in enumerate((7, 7, 8, None, True))]
+    for name, numbers in (("a", (0, 3)), ("b", (1, 2, 4))):
+        members = {f"{i}.{kind}": (png(i), record[i])[kind == "json"] for i in numbers for kind in ("png", "json")}
+        tar(tmp_path / "s" / f"{name}.tar", members)
+    source = open_source(str(tmp_path / "s"))
+    ids = dict(zip(("".join(source.texts(row)) for row in range(5)), source.image_id.tolist(), strict=True))
+    assert ids["0"] == ids["1"]
+    assert len(set(ids.values())) == 4
+
+
+def test_folders_of_shards_are_splits(tmp_path: Path) -> None:
+    shards(tmp_path / "train")
+    shards(tmp_path / "validation", rows=4)
+    assert splits(str(tmp_path)) == ["train", "val"]
+    train, tests = open_pairs(str(tmp_path), None)
+    assert (len(train), {name: len(test) for name, test in tests.items()}) == (7, {"val": 4})
+    assert len(open_source(str(tmp_path))) == 11
+    with pytest.raises(InputError, match=r"has no split 'test'; it has train, val"):
+        open_source(str(tmp_path), "test")
 
 
 def test_patterns_keep_their_zeros() -> None:

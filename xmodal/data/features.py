@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from xmodal.data.decode import Decoder
+from xmodal.data.orders import order_of
 from xmodal.data.source import Source
 from xmodal.errors import BadSample
 
@@ -23,11 +25,14 @@ class FeaturesOfImages:
         self.source, self.features, self.bad = source, features, dict(bad)
         self.name, self.photographs, self.image_id = source.name, source.photographs, source.image_id
         self.dropped: Mapping[str, int] = source.dropped
+        self.order = order_of(source)
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def images(self, rows: np.ndarray) -> list[Image.Image | np.ndarray | BadSample]:
+    def images(
+        self, rows: np.ndarray, decoders: Sequence[Decoder] | None = None
+    ) -> list[Image.Image | np.ndarray | BadSample]:
         """The features of rows (b,), (width,) each; the reason why for one that could not be read."""
         return [self.bad.get(row) or self.features[row].numpy() for row in rows.tolist()]
 

@@ -1,8 +1,7 @@
-"""Tar shards as webdataset and img2dataset write them, read by offset from the file as it lies.
+"""Tar shards as webdataset and img2dataset write them, read by offset as they lie, here or far away.
 
-Nothing is extracted and nothing but pictures, text and JSON is read: a member's name is a key, never a path, and
-pickles, links and devices are counted and left alone. Any row is one read away, so the order of samples is the global
-one, as for files.
+Any row is one read away. Local shards come in the global order, as files do; those at an address a window of shards at
+a time. Their indexes are found by one pass over each, kept in the cache, and mapped from there.
 """
 
 from __future__ import annotations
@@ -10,184 +9,198 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tarfile
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from xmodal.data.decode import MOST_BYTES, SUFFIXES, decode_each, mostly_photographs
-from xmodal.data.forms import strings
-from xmodal.data.forms.csv_table import CAPTION_NAMES
+from xmodal import distributed
+from xmodal.data import remote_files
+from xmodal.data.decode import MOST_BYTES, Decoder, decode_each, mostly_photographs
+from xmodal.data.orders import Order, Shuffled, Windowed
+from xmodal.data.reading import each
+from xmodal.data.remote_files import Range
+from xmodal.data.shard_index import BESIDE, VERSION, Index, joined, read_index, scan
 from xmodal.data.source import Columns
 from xmodal.data.stable_id import stable_id
 from xmodal.errors import BadSample, InputError
 
-TEXTS = ("txt", "text", "caption", "json")  # in the order in which they are looked for
-MOST_TEXT_BYTES = 1_000_000
 MOST_OPEN = 64  # shards, in each process
-PLACE = np.dtype([("shard", "i4"), ("kind", "i1"), ("image", "i8", 2), ("text", "i8", 2)])  # offset and size
-
-
-class _Member(NamedTuple):
-    offset: int
-    size: int
-
-
-@dataclass
-class _Found:
-    """What one shard holds: rows with their keys, what was left out, and a hash of members."""
-
-    rows: list[tuple[Any, ...]] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)
-    dropped: Counter[str] = field(default_factory=Counter)
-    digest: bytes = b""
+AT_ONCE = 8  # shards whose headers are gone through
+MOST_INDEX_BYTES = 1_000_000_000
 
 
 class Shards:
-    """A source over local shards. Each line of a .txt is a caption; of a .json, what a key such as caption holds."""
+    """A source over shards, by their paths or by their addresses."""
 
-    def __init__(self, name: str, paths: Sequence[Path], columns: Columns) -> None:
-        import pyarrow as pa
-
-        self.name, self.paths, self._caption = name, list(paths), columns.caption
-        self._open: dict[int, Any] = {}
-        dropped: Counter[str] = Counter()
-        places, keys, digests = [], [], hashlib.sha256()
-        for shard in range(len(self.paths)):
-            found = self._scan(shard)
-            places.append(np.array(found.rows, dtype=PLACE))
-            keys += found.keys
-            dropped += found.dropped
-            digests.update(found.digest)
-        self._places = np.concatenate(places)
-        self._keys = pa.array(keys, pa.large_string())
-        self._digest = digests.hexdigest()
-        self.dropped: Mapping[str, int] = dropped
-        self.image_id = np.array([stable_id(self.key(row)) for row in range(len(self))], dtype=np.int64)
+    def __init__(self, name: str, shards: Sequence[str], columns: Columns) -> None:
+        self.name, self.shards, self.remote = name, list(shards), remote_files.is_remote(shards[0])
+        self._open: dict[int, FileIO] = {}  # by shard
+        self._mapped: Path | None = None
+        if self.remote:
+            self._mapped = _indexed_remote(self.shards, columns.caption)
+            index = read_index(self._mapped)
+            if index is None:
+                raise InputError(f"{self._mapped} can't be read: something else changes the cache.")
+        else:
+            found = _with_bar([lambda path=path: _indexed_local(path, columns.caption) for path in self.shards], 1)
+            index = joined(found)
+        self._batches, self._digest = index.batches, index.digest
+        self.dropped: Mapping[str, int] = index.dropped
+        sizes = np.array([len(batch) for batch in self._batches], dtype=np.int64)
+        self._ends = np.cumsum(sizes)  # (s,) the row after each shard's last
+        self.order: Order = Windowed(sizes) if self.remote else Shuffled(len(self))
+        self._names = _short(self.shards)
+        self.image_id = np.concatenate([_ids(*both) for both in zip(self._batches, self._names, strict=True)])
         self.photographs = mostly_photographs(self.file(row) for row in range(min(64, len(self))))
 
     def __len__(self) -> int:
-        return len(self._places)
+        return int(self._ends[-1])
 
-    def images(self, rows: np.ndarray) -> list[Image.Image | np.ndarray | BadSample]:
-        return decode_each(self.file(row) for row in rows.tolist())
+    def images(
+        self, rows: np.ndarray, decoders: Sequence[Decoder] | None = None
+    ) -> list[Image.Image | np.ndarray | BadSample]:
+        return decode_each(each(rows, self._files(rows.tolist())), decoders)
 
     def texts(self, row: int) -> Sequence[str]:
-        place = self._places[row]
-        return self._told(int(place["shard"]), TEXTS[place["kind"]], *place["text"].tolist())
+        shard, place = self._place(row)
+        return self._batches[shard].column("texts")[place].as_py()
 
     def key(self, row: int) -> str:
         """The shard and the sample's key in it."""
-        return f"{self.paths[self._places[row]['shard']].name}:{self._keys[int(row)].as_py()}"
+        shard, place = self._place(row)
+        return f"{self._names[shard]}:{self._batches[shard].column('key')[place].as_py()}"
+
+    def file(self, row: int) -> bytes:
+        """The picture as it is stored."""
+        return self._files([row])[0]
 
     def fingerprint(self) -> str:
         """Over keys, captions, and the sizes of pictures."""
         return self._digest
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}  # each process opens its own files
+        """Each process opens its own files, and maps what is mapped."""
+        return {**self.__dict__, "_open": {}, "_batches": None if self._mapped else self._batches}
 
-    def _scan(self, shard: int) -> _Found:
-        """Raises InputError for a file that is no tar, and for a shard without a pair."""
-        path, found = self.paths[shard], _Found()
-        samples: dict[str, dict[str, _Member]] = {}
-        suffixes: Counter[str] = Counter()
-        for name, member in _members(path, found.dropped):
-            key, suffix = _split(name)
-            suffixes[suffix] += 1
-            samples.setdefault(key, {})[suffix] = member
-        digest = hashlib.sha256()
-        for key, members in samples.items():
-            image = next((m for s, m in members.items() if f".{s}" in SUFFIXES), None)
-            kinds = [kind for kind in TEXTS if kind in members and (self._caption is None or kind == "json")]
-            if image is None:
-                found.dropped["no image"] += bool(kinds)
-                continue
-            for kind in kinds:
-                text = members[kind]
-                if told := self._told(shard, kind, text.offset, text.size):
-                    row = (shard, TEXTS.index(kind), image, text)
-                    found.rows.append(row)
-                    found.keys.append(key)
-                    digest.update(repr((key, told, image.size)).encode(errors="surrogatepass"))
-                    break
-            else:
-                found.dropped["no caption"] += 1
-        if not found.rows:
-            ends = ", ".join(f".{suffix}" for suffix, _ in suffixes.most_common(5)) or "nothing"
-            raise InputError(
-                f"{path} has no picture with a caption: its members end in {ends}; "
-                f"expected {', '.join(SUFFIXES[:4])}, … beside {', '.join(f'.{kind}' for kind in TEXTS)} of one name."
-            )
-        found.digest = digest.digest()
-        return found
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._mapped and (index := read_index(self._mapped)) is not None:
+            self._batches = index.batches
 
-    def _told(self, shard: int, kind: str, offset: int, size: int) -> list[str]:
-        if size > MOST_TEXT_BYTES:
-            return []
-        text = self._read(shard, offset, size).decode("utf-8-sig", errors="replace").replace("\0", "\ufffd")
-        if kind != "json":
-            return list(dict.fromkeys(strings(text.splitlines())))
-        try:
-            record = json.loads(text)
-        except (ValueError, RecursionError):
-            return []
-        names = (self._caption,) if self._caption else CAPTION_NAMES
-        cells = [record.get(name) for name in names] if isinstance(record, dict) else []
-        return next((told for cell in cells if (told := list(dict.fromkeys(strings(cell))))), [])
+    def _place(self, row: int) -> tuple[int, int]:
+        """The shard of a row, and its number there."""
+        shard = int(np.searchsorted(self._ends, row, side="right"))
+        return shard, int(row) - int(self._ends[shard] - len(self._batches[shard]))
 
-    def file(self, row: int) -> bytes:
-        """The picture as it is stored."""
-        place = self._places[row]
-        offset, size = place["image"].tolist()
-        # A byte more than decoding takes, so that it says what is wrong.
-        return self._read(int(place["shard"]), offset, min(size, MOST_BYTES + 1))
+    def _files(self, rows: Iterable[int]) -> list[bytes]:
+        """Pictures as they are stored, or of one too large a byte more than decoding takes, so that it says so."""
+        places = [self._place(row) for row in rows]
+        ranges = []
+        for shard, place in places:
+            offset, size = (self._batches[shard].column(name)[place].as_py() for name in ("offset", "size"))
+            ranges.append(Range(self.shards[shard], offset, min(size, MOST_BYTES + 1)))
+        if self.remote:
+            return remote_files.read_ranges(ranges)
+        return [self._read(shard, one) for (shard, _), one in zip(places, ranges, strict=True)]
 
-    def _read(self, shard: int, offset: int, size: int) -> bytes:
+    def _read(self, shard: int, place: Range) -> bytes:
         if shard not in self._open:
             if len(self._open) >= MOST_OPEN:
                 self._open.pop(next(iter(self._open))).close()
-            self._open[shard] = self.paths[shard].open("rb", buffering=0)
-        return os.pread(self._open[shard].fileno(), size, offset)
+            self._open[shard] = FileIO(place.address)
+        return os.pread(self._open[shard].fileno(), place.size, place.offset)
 
 
-def _members(path: Path, dropped: Counter[str]) -> Iterator[tuple[str, _Member]]:
-    """Regular members with their places. What ends early is cut off there, and counted."""
-    whole = path.stat().st_size
+def _indexed_local(path: str, caption: str | None) -> Index:
+    """From the index beside it where that is of this shard, else from its headers."""
     try:
-        with tarfile.open(path, "r:") as tar:
-            while (info := _next(tar, path, dropped)) is not None:
-                if info.isdir():
-                    continue
-                if not info.isreg() or info.issparse():
-                    dropped["links and devices"] += 1
-                elif info.offset_data + info.size > whole:
-                    dropped["end missing from a shard"] += 1
-                    return
-                else:
-                    yield info.name, _Member(info.offset_data, info.size)
-                tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  # or it grows with the file
-    except tarfile.TarError as error:
-        raise InputError(f"{path} is no tar file: {error}") from None
+        size, beside = os.path.getsize(path), path + BESIDE
+        if caption is None and os.path.isfile(beside):
+            found = read_index(Path(beside).read_bytes(), size)
+            if found is not None:
+                return found
+        with open(path, "rb") as file:
+            return scan(file, path, size, caption)
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror}.") from None
 
 
-def _next(tar: tarfile.TarFile, path: Path, dropped: Counter[str]) -> tarfile.TarInfo | None:
+def _indexed_remote(shards: Sequence[str], caption: str | None) -> Path:
+    """The file in the cache with the index of all these shards as they are now.
+
+    Every process asks for all, each beginning at another place, so that those that share a cache share the work.
+    """
+    folder = remote_files.cache_folder()
+    states = _with_bar([lambda one=one: remote_files.state(one) for one in shards], AT_ONCE)
+    keys = [_hashed(VERSION, shard, *known, caption) for shard, known in zip(shards, states, strict=True)]
+    together = folder / f"{_hashed(*keys)}{BESIDE}"
+    if together.is_file() and read_index(together) is not None:
+        return together
+
+    def index(number: int) -> Index:
+        kept, size = folder / f"{keys[number]}{BESIDE}", states[number].size
+        if kept.is_file() and (found := read_index(kept.read_bytes(), size)) is not None:
+            return found
+        shard = shards[number]
+        beside = remote_files.read_whole(shard + BESIDE, MOST_INDEX_BYTES) if caption is None else None
+        found = read_index(beside, size) if beside is not None else None
+        found = found or remote_files.through(shard, lambda file: scan(file, shard, size, caption))
+        _keep(found, kept)
+        return found
+
+    start = distributed.part(len(shards)).start
+    turns = [*range(start, len(shards)), *range(start)]
+    found = dict(zip(turns, _with_bar([lambda n=n: index(n) for n in turns], AT_ONCE), strict=True))
+    _keep(joined([found[number] for number in range(len(shards))]), together)
+    return together
+
+
+def _keep(index: Index, path: Path) -> None:
+    """Whole or not at all, whoever else writes the same."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        return tar.next()
-    except (tarfile.TarError, ValueError, EOFError, OverflowError):  # tarfile's own when a header's bytes are wrong
-        dropped["end missing from a shard"] += 1
-        return None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        index.write(beside)
+        beside.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"Cannot write the index {path}: {error.strerror}. XDG_CACHE_HOME names another place."
+        ) from None
 
 
-def _split(name: str) -> tuple[str, str]:
-    """A member's name as webdataset takes it apart: the sample's key, and what follows the first dot after it."""
-    folder, slash, base = name.rpartition("/")
-    stem, _, suffix = base.partition(".")
-    return f"{folder}{slash}{stem}", suffix.lower()
+def _with_bar(actions: Sequence[Callable[[], Any]], at_once: int) -> list[Any]:
+    """What the actions return, some at a time; a bar is shown when it takes long."""
+    from tqdm import tqdm
+
+    with ThreadPoolExecutor(at_once) as pool:
+        waiting = [pool.submit(action) for action in actions]
+        try:
+            return [one.result() for one in tqdm(waiting, "indexing", unit=" shards", delay=2, disable=None)]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _hashed(*told: Any) -> str:
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:40]
+
+
+def _ids(batch: Any, name: str) -> np.ndarray:
+    """(rows,) int64: equal where a record's image_id is, else another one for each key and shard."""
+    own, named = batch.column("id").to_numpy(), batch.column("named").to_numpy(zero_copy_only=False)
+    return np.where(named, own, own ^ np.int64(stable_id(name)))
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    """The names of shards without the folders that all share, if their last parts don't tell them apart already."""
+    last = [name.rpartition("/")[2] for name in names]
+    if len(set(last)) == len(last):
+        return last
+    parts = [name.split("/") for name in names]
+    shared = next((i for i, level in enumerate(zip(*parts, strict=False)) if len(set(level)) > 1), 0)
+    return ["/".join(part[shared:]) for part in parts]

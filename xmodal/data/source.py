@@ -11,15 +11,19 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from xmodal.data.decode import Decoder
 from xmodal.data.hf_datasets import is_dataset
-from xmodal.data.shard_names import is_shards, shard_paths
+from xmodal.data.shard_names import is_shards, shard_names, shard_splits
 from xmodal.errors import BadSample, InputError, nearest
 
 BUILT_IN = ("glyphs",)
 
 
 class Source(Protocol):
-    """Rows, each an image with its texts and a stable id. Several texts to an image are the rule."""
+    """Rows, each an image with its texts and a stable id. Several texts to an image are the rule.
+
+    One whose rows are best read otherwise than all at random has an `order`, too; see `xmodal.data.orders`.
+    """
 
     name: str
     photographs: bool  # as opposed to drawings and signs, in which a flip changes the meaning
@@ -28,8 +32,13 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def images(self, rows: np.ndarray) -> list[Image.Image | np.ndarray | BadSample]:
-        """The pictures of rows (b,), decoded; one that can't be read comes back as the reason why."""
+    def images(
+        self, rows: np.ndarray, decoders: Sequence[Decoder] | None = None
+    ) -> list[Image.Image | np.ndarray | BadSample]:
+        """The pictures of rows (b,), decoded; one that can't be read comes back as the reason why.
+
+        decoders: for each row what reads its file, instead of `decode`; those without files leave it alone.
+        """
         ...
 
     def texts(self, row: int) -> Sequence[str]: ...
@@ -52,12 +61,18 @@ class Columns:
     split: str | None = None
 
 
-def open_source(spec: str, split: str | None = None, columns: Columns | None = None) -> Source:
-    """A data spec: a built-in name, with /TEST for its tests, or a file or folder of a form in `xmodal.data.forms`.
+def open_source(
+    spec: str, split: str | None = None, columns: Columns | None = None, weights: Sequence[float] = ()
+) -> Source:
+    """A data spec: a built-in name, with /TEST for its tests, a file or folder of a form in `xmodal.data.forms`, tar
+    shards here or at an address, a dataset; or several with :: between.
 
     split: the rows of that split; None takes all.
+    weights: for each of several, of how many times its rows an epoch has; if not given, they all have 1.
     Raises InputError for a spec that names nothing.
     """
+    if _is_mixture(spec, weights):
+        return _open_mixture(spec, split, columns, weights)
     name, _, test = spec.partition("/")
     if name == "glyphs" and not os.path.exists(spec):
         from xmodal.data.glyphs import TESTS, Glyphs
@@ -68,7 +83,7 @@ def open_source(spec: str, split: str | None = None, columns: Columns | None = N
     if is_shards(spec):
         from xmodal.data.shards import Shards
 
-        return Shards(spec, shard_paths(spec), columns or Columns())
+        return Shards(f"{spec}:{split}" if split else spec, shard_names(spec, split), columns or Columns())
     if is_dataset(spec):
         from xmodal.data.hf_pictures import open_hf_pictures
 
@@ -80,18 +95,41 @@ def open_source(spec: str, split: str | None = None, columns: Columns | None = N
     return read_table(Path(spec), split, columns or Columns())
 
 
-def open_pairs(spec: str, val: str | None, columns: Columns | None = None) -> tuple[Source, dict[str, Source]]:
+def _is_mixture(spec: str, weights: Sequence[float] = ()) -> bool:
+    """Whether it is of several sources; tar shards without weights are one."""
+    return bool(weights) or ("::" in spec and not is_shards(spec))
+
+
+def _open_mixture(spec: str, split: str | None, columns: Columns | None, weights: Sequence[float]) -> Source:
+    """Of parts without splits all rows are of split train."""
+    from xmodal.data.mixture import Mixture
+
+    parts = spec.split("::")
+    if weights and len(weights) != len(parts):
+        raise InputError(f"--weights has {len(weights)} numbers, and there are {len(parts)} sources in {spec}.")
+    inside = [splits(part, columns) for part in parts]
+    taken = [i for i, found in enumerate(inside) if split is None or split in (found or ["train"])]
+    if not taken:
+        there = sorted({one for found in inside for one in found or ["train"]})
+        raise InputError(f"{spec} has no rows of split {split!r}; it has {', '.join(there)}.")
+    opened = [(parts[i], open_source(parts[i], split if inside[i] else None, columns)) for i in taken]
+    return Mixture(f"{spec}:{split}" if split else spec, opened, [weights[i] for i in taken] if weights else ())
+
+
+def open_pairs(
+    spec: str, val: str | None, columns: Columns | None = None, weights: Sequence[float] = ()
+) -> tuple[Source, dict[str, Source]]:
     """What to train on and what to evaluate on, by name.
 
     Built-in data has its tests. Other data is evaluated on `val` (another spec); or its own rows of split val, or else
-    test, are, and those of split train are trained on; or nothing is.
+    test, are, and those of split train are trained on; or nothing is. weights: of several sources to train on.
     """
-    if spec == "glyphs" and val is None:
+    if spec == "glyphs" and val is None and not weights:
         from xmodal.data.glyphs import TESTS
 
         return open_source(spec), {name: open_source(f"glyphs/{name}") for name in TESTS}
     found = splits(spec, columns)
-    train = open_source(spec, "train" if "train" in found else None, columns)
+    train = open_source(spec, "train" if "train" in found else None, columns, weights)
     if val is not None:
         inside = splits(val, columns)
         return train, {"val": open_source(val, next((s for s in ("val", "test") if s in inside), None), columns)}
@@ -101,8 +139,11 @@ def open_pairs(spec: str, val: str | None, columns: Columns | None = None) -> tu
 
 def splits(spec: str, columns: Columns | None = None) -> list[str]:
     """The splits that data has; none where its rows don't say."""
+    if _is_mixture(spec):
+        inside = [splits(part, columns) for part in spec.split("::")]
+        return list(dict.fromkeys(split for found in inside for split in found or ["train"])) if any(inside) else []
     if is_shards(spec):
-        return []
+        return shard_splits(spec)
     if is_dataset(spec):
         from xmodal.data.hf_pictures import splits_by_name
 
@@ -124,8 +165,10 @@ def form_of(spec: str, columns: Columns | None = None) -> str:
     """What the form of a data spec is called. Raises InputError as `open_source` does."""
     if spec.partition("/")[0] in BUILT_IN and not os.path.exists(spec):
         return "built in"
+    if _is_mixture(spec):
+        return " and ".join(form_of(part, columns) for part in spec.split("::"))
     if is_shards(spec):
-        n = len(shard_paths(spec))
+        n = len(shard_names(spec))
         return f"tar shards, {n:,} of them" if n > 1 else "one tar shard"
     if is_dataset(spec):
         return "parquet or arrow file" if os.path.isfile(spec) else "Hugging Face dataset"
