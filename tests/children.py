@@ -34,7 +34,7 @@ def train(
 ) -> int:
     """CLIP as the command line runs it, with narrow towers and no page.
 
-    meet: (moment, nth); then it sends itself the signal, or without one stands still.
+    meet: (moment, nth); then it sends itself the signal; without one it stands still; SIGFPE is an error of Python's.
     rows: a file that gets a line a step with the rows of the batch.
     """
     from xmodal.train.clip import Config, run
@@ -44,7 +44,7 @@ def train(
         patch.setattr("xmodal.encoders.small.small_towers", partial(small_towers, d=64))
         patch.setattr("xmodal.report.page.write_page", lambda *_, **__: None)
         if meet is not None:
-            _before(patch, *meet, lambda: time.sleep(60) if number is None else os.kill(os.getpid(), number))
+            _before(patch, *meet, partial(_met, number))
         if rows is not None:
             _before_each(patch, "step", partial(_note, Path(rows)))
         return guard(lambda: bool(run(Config(**{**config, **paths})).clear()))
@@ -56,12 +56,8 @@ def launched(
     meet: tuple[str, int] | None = None,
     number: int = signal.SIGKILL,
     meets: int = 1,
-    pids: str | None = None,
 ) -> int:
-    """Two processes under torchrun's own agent, forked, too. `meets` is the rank that `meet` is for, at the first try.
-
-    pids: a folder that gets a file for each rank.
-    """
+    """Two processes under torchrun's own agent, forked, too. meets: the rank that `meet` is for, at the first try."""
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     agent = LaunchConfig(
@@ -75,17 +71,23 @@ def launched(
         monitor_interval=0.1,
         start_method="fork",
     )
-    elastic_launch(agent, _rank)(config, meet, number, meets, pids)
+    elastic_launch(agent, _rank)(config, meet, number, meets)
     return 0
 
 
-def _rank(config: dict[str, Any], meet: Any, number: int, meets: int, pids: str | None) -> None:
-    rank = int(os.environ["RANK"])
-    if pids is not None:
-        Path(pids, f"{rank}.pid").write_text(str(os.getpid()))
-    here = rank == meets and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+def _rank(config: dict[str, Any], meet: Any, number: int, meets: int) -> None:
+    here = int(os.environ["RANK"]) == meets and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
     if status := train(config, meet if here else None, number):
         os._exit(status)
+
+
+def _met(number: int | None) -> None:
+    if number is None:
+        time.sleep(60)
+    elif number == signal.SIGFPE:
+        raise ZeroDivisionError("of one rank")
+    else:
+        os.kill(os.getpid(), number)
 
 
 def _before(patch: pytest.MonkeyPatch, moment: str, nth: int, act: Callable[[], Any]) -> None:

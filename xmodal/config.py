@@ -80,6 +80,9 @@ class Shared:
     """Go on with other data than the run began with."""
     allow_changed_config: bool = False
     """Go on with other settings than the run began with, such as more steps; without it they must be the same."""
+    timeout: int = 600
+    """Seconds after which a process that gives no sign of life is taken for dead and the others end, with its name;
+    until a step is done they wait for each other for at least 1800."""
     track: tuple[str, ...] = ()
     """Trackers of accelerate to log to as well: tensorboard, wandb, …"""
     max_bad_fraction: float = 0.01
@@ -95,6 +98,7 @@ class Shared:
             "seed": 0,
             "warmup": 0,
             "workers": 0,
+            "timeout": 1,
         }.items():
             require(self, name, lambda v, least=least: v >= least, f"at least {least}")
         require(self, "micro_batch", lambda v: v == "auto" or v >= 1, "at least 1, or auto")

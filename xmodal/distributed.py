@@ -11,22 +11,29 @@ Every process of the scope calls these functions in the same order, also with no
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from xmodal.errors import InputError, nearest
+from xmodal.errors import Failed, InputError, Stopped, nearest
+from xmodal.presence import GOING, Presence
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+TIMEOUT = 600  # seconds, as torch has it for NCCL
+FIRST_STEP = 1800  # the same until a step is done: weights are fetched, kernels compiled, tables read
+
+_presence: Presence | None = None
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
 
 
@@ -294,17 +301,68 @@ def wait() -> None:
         dist.barrier()
 
 
+@contextmanager
+def losses_named() -> Iterator[None]:
+    """Inside, a call that fails because another process is gone raises Failed, which says which one, where and when."""
+    if _presence is None:
+        yield
+        return
+    _presence.state = GOING
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        text = f"{error}".strip().partition("\n")[0]
+        of_connection = isinstance(error, dist.DistError) or "/gloo/" in text
+        if of_connection and isinstance(error, RuntimeError):
+            problem = text.rpartition("] ")[2].partition(". ")[0]  # without the place in torch's source, and guesses
+            raise Failed(_presence.account(f"{problem}.")) from error
+        if not isinstance(error, Stopped):
+            _presence.state = f"{type(error).__name__}: {text}"
+        raise
+
+
+def at(step: int) -> None:
+    """Say that so many steps are done; after the first one here, others are waited for no longer than the timeout."""
+    if _presence is not None:
+        if _presence.first is None:
+            _presence.first = step
+        elif _presence.step == _presence.first:
+            _wait_at_most(_presence.timeout)
+        _presence.step = step
+
+
+def _attend(timeout: float) -> None:
+    global _presence
+    if not dist.is_initialized():
+        return
+    if _presence is None:
+        _presence = Presence(dist.get_rank(), dist.get_world_size(), timeout)
+        atexit.register(_presence.end)
+        dist.barrier()  # so that each finds the first sign of all
+    _presence.timeout, _presence.first = timeout, None
+    _wait_at_most(max(timeout, FIRST_STEP))
+
+
+def _wait_at_most(seconds: float) -> None:
+    change: Any = getattr(dist, "set_timeout", None)  # which older versions of torch have under another name
+    (change or dist.distributed_c10d._set_pg_timeout)(timedelta(seconds=seconds))
+
+
 def start(
-    precision: str = "auto", track: Iterable[str] = (), folder: str | os.PathLike[str] | None = None
+    precision: str = "auto",
+    track: Iterable[str] = (),
+    folder: str | os.PathLike[str] | None = None,
+    timeout: float = TIMEOUT,
 ) -> Accelerator:
     """Accelerate's device, launch, autocast, clipping and trackers; nothing of it wraps the model.
 
     precision: "auto" takes bf16 where the device computes in it, float32 elsewhere.
+    timeout: seconds that processes wait for each other.
     Raises InputError where the launcher promised more processes than there are.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
-    from accelerate.utils import LoggerType, ProjectConfiguration
+    from accelerate.utils import InitProcessGroupKwargs, LoggerType, ProjectConfiguration
 
     AcceleratorState._reset_state()  # a second run of this Python process may have another precision
     known = [tracker.value for tracker in LoggerType]
@@ -317,6 +375,7 @@ def start(
         mixed_precision="bf16" if bf16 else "no",
         log_with=list(track) or None,
         project_config=ProjectConfiguration(str(folder or "."), logging_dir=os.path.join(folder or ".", "trackers")),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=max(timeout, FIRST_STEP)))],
     )
     promised = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != promised:
@@ -324,6 +383,7 @@ def start(
             f"The launcher promised {promised} processes, {accelerator.num_processes} came up. "
             "On a CPU start them with: torchrun --nproc_per_node N -m xmodal.train.NAME"
         )
+    _attend(timeout)
     return accelerator
 
 

@@ -41,6 +41,7 @@ class Setting:
 
 
 @stopping.watched()
+@distributed.losses_named()
 def fit(
     method: Method,
     data: Steps,
@@ -103,6 +104,7 @@ def fit(
     began = time.perf_counter()
     for step, batch, skipped in loader(data, start, setting.steps, setting.workers):
         progress = Progress(step, setting.steps, data.steps_per_epoch, data.global_batch)
+        distributed.at(step)
         method.train()
         if micro_batch == "auto":
             micro_batch = largest_slice(method, batch, device, accelerator.autocast)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # What may differ between a run and its resumption without a word.
 NOT_THE_RUN = {
     *("batch_size", "compile", "data", "eval_every", "max_bad_fraction", "micro_batch"),  # data has its fingerprint
-    *("output", "preset", "save_every", "track", "val", "workers"),
+    *("output", "preset", "save_every", "timeout", "track", "val", "workers"),
 }
 
 
@@ -229,7 +229,7 @@ class Run:
 def begin(name: str, config: configuration.Shared) -> Run:
     """Start the processes and claim the folder. Raises InputError for a folder in use."""
     folder = Path(config.output or Path("runs") / name)
-    accelerator = distributed.start(config.precision, config.track, folder)
+    accelerator = distributed.start(config.precision, config.track, folder, config.timeout)
     resume = checkpoint.claim(folder, config.resume)
     distributed.wait()  # a folder is looked at by all before the first writes into it
     torch.manual_seed(config.seed)

@@ -1,0 +1,131 @@
+"""Signs of life: each process tells the launcher's store every second that it is there, and after which step.
+
+When one is gone (killed, out of memory, its host off), the others wait for it. Over gloo a call fails at once if the
+connection breaks; over NCCL nothing does before its own timeout, which ends the process with pages about the device.
+Here whoever is left learns which process it was, on which host, and after which step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+
+BEAT = 1.0  # seconds
+ENOUGH = 5 * BEAT  # without a sign, once a connection has broken; a busy machine may delay some
+GOING, ENDED, LEFT_ALONE = "", "ended", "left alone"  # what a process says of itself; or which error ended it
+
+
+class Presence:
+    """One process's signs, and what it sees of the others'.
+
+    timeout: seconds without a sign after which a process is taken for dead, and this one ends.
+    """
+
+    def __init__(self, rank: int, processes: int, timeout: float) -> None:
+        self.rank, self.timeout = rank, timeout
+        self.step, self.state = 0, GOING  # steps done
+        self.first: int | None = None  # the same when this run began
+        self._keys = [str(r) for r in range(processes)]
+        self._address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        # A connection of its own: a call that waits in the process group's would hold up the signs.
+        store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
+            *self._address, is_master=False, timeout=timedelta(seconds=60)
+        )
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self._store = dist.PrefixStore(  # pyright: ignore[reportPrivateImportUsage]
+            f"xmodal/presence/{attempt}", store
+        )
+        self._ended = threading.Event()
+        self._tell(0)
+        self._thread = threading.Thread(target=self._go_on, name="presence", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """The last sign, of a process that ends in order."""
+        self._ended.set()
+        self._thread.join(5 * BEAT)
+        self.state = self.state or ENDED
+        if self._store_is_there():  # or nobody is left to be told
+            self._tell(-1)
+
+    def account(self, problem: str) -> str:
+        """What became of the others, for a message, after a connection broke or timed out. Takes seconds."""
+        self._ended.set()
+        self.state = LEFT_ALONE
+        here = f"Rank {self.rank} of {len(self._keys)} on {socket.gethostname()} can't go on after step {self.step}"
+        time.sleep(BEAT)  # a process that was killed takes a moment to close what it had open
+        if not self._store_is_there():
+            host, port = self._address
+            return f"{here}: the store at {host}:{port} is gone, and rank 0 or the launcher with it: {problem}"
+        self._tell(-1)
+        first = last = self._all()
+        until = time.monotonic() + ENOUGH
+        while time.monotonic() < until and not any(_failed(sign) for sign in last):
+            time.sleep(BEAT / 4)
+            last = self._all()
+        lost = [f"{_name(r, sign)} failed: {sign['state']}" for r, sign in enumerate(last) if _failed(sign)]
+        lost += [f"{_name(r, sign)} has ended" for r, sign in enumerate(last) if sign["state"] == ENDED]
+        lost += [
+            f"{_name(r, now)} is gone: killed, or its host is down"
+            for r, (then, now) in enumerate(zip(first, last, strict=True))
+            if now == then and now["state"] == GOING and r != self.rank
+        ]
+        if lost:
+            return f"{here}: " + "; ".join(lost[:4]) + (" …" if len(lost) > 4 else "") + "."
+        behind = min(sign["step"] for sign in last)
+        where = ", ".join(str(r) for r, sign in enumerate(last) if sign["step"] == behind)
+        return f"{here}: {problem} All ranks are there; least far, after step {behind}: {where}."
+
+    def _tell(self, number: int) -> None:
+        sign = {"number": number, "pid": os.getpid(), "host": socket.gethostname()}
+        self._store.set(str(self.rank), json.dumps({**sign, "step": self.step, "state": self.state}))
+
+    def _store_is_there(self) -> bool:
+        """Asked of the socket: a call to a store that is gone prints a page."""
+        try:
+            socket.create_connection(self._address, timeout=ENOUGH).close()
+        except OSError:
+            return False
+        return True
+
+    def _all(self) -> list[dict[str, Any]]:
+        return [json.loads(sign) for sign in self._store.multi_get(self._keys)]
+
+    def _go_on(self) -> None:
+        seen: dict[int, tuple[dict[str, Any], float]] = {}
+        number, looked = 0, time.monotonic()
+        try:
+            while not self._ended.wait(BEAT):
+                number += 1
+                self._tell(number)
+                if time.monotonic() - looked > self.timeout / 20:
+                    looked = time.monotonic()
+                    self._look(seen, looked)
+        except RuntimeError:
+            return  # the store is gone; what the main thread does next with the others fails, and it tells
+
+    def _look(self, seen: dict[int, tuple[dict[str, Any], float]], now: float) -> None:
+        """End this process if another has given no sign for too long: over NCCL nothing else would."""
+        for r, sign in enumerate(self._all()):
+            if r not in seen or seen[r][0] != sign:
+                seen[r] = sign, now
+            elif now - seen[r][1] > 0.9 * self.timeout and sign["state"] != ENDED and r != self.rank:
+                here = f"Rank {self.rank} on {socket.gethostname()} ends after step {self.step}"
+                told = f"{_name(r, sign)} has given no sign of life for {now - seen[r][1]:.0f} s"
+                os.write(2, f"error: {here}: {told}.\n".encode())
+                os._exit(1)
+
+
+def _failed(sign: dict[str, Any]) -> bool:
+    return sign["state"] not in (GOING, ENDED, LEFT_ALONE)
+
+
+def _name(rank: int, sign: dict[str, Any]) -> str:
+    return f"rank {rank} on {sign['host']} (pid {sign['pid']})"
