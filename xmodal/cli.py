@@ -31,6 +31,7 @@ xmodal: contrastive learning across images and text
   xmodal embed [flags]         many texts or pictures into a file or an index
   xmodal search INDEX QUERY    the nearest texts or pictures of an index
   xmodal data inspect DATA     what pictures and captions a file or folder has; `check` reads every one
+  xmodal data views IMAGE      a sheet of what an augmentation makes of a picture
   xmodal list                  the recipes, evaluations, built-in data and kinds of models there are
   xmodal copy NAME [DEST]      a recipe or evaluation of ours as a file of yours, to edit
   xmodal doctor                versions, devices and disk; what is missing and the command that installs it
@@ -125,8 +126,10 @@ def _command(argv: list[str]) -> int | None:
             return importlib.import_module(f"xmodal.embedding.{command}").main(rest)
         case ["data", "inspect" | "check" as what, *rest]:
             return importlib.import_module(f"xmodal.data.{what}").main(rest)
+        case ["data", "views", *rest]:
+            return importlib.import_module("xmodal.data.show_views").main(rest)
         case ["data", *_]:
-            raise InputError("Expected: xmodal data inspect DATA, or xmodal data check DATA.")
+            raise InputError("Expected: xmodal data inspect DATA, xmodal data check DATA, or xmodal data views IMAGE.")
         case ["doctor"]:
             from xmodal.doctor import examine
 
