@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from xmodal.encoders.batch_norm import BatchNorm
 
-WIDTHS = (32, 64, 128, 256)
+WIDTHS = (16, 32, 64, 128, 256)
 
 
 class Block(nn.Module):
