@@ -30,7 +30,8 @@ xmodal: contrastive learning across images and text
   xmodal score A B [flags]     cosines of texts, of a table of pairs, of pictures and texts
   xmodal embed [flags]         many texts or pictures into a file or an index
   xmodal search INDEX QUERY    the nearest texts or pictures of an index
-  xmodal data inspect DATA     what pictures and captions a file or folder has; `check` reads every one
+  xmodal data inspect DATA     what pictures and captions a file or folder has; `check` reads every one, `pack` writes
+                               them as tar shards, shrunk to what training needs
   xmodal data views IMAGE      a sheet of what an augmentation makes of a picture
   xmodal list                  the recipes, evaluations, built-in data and kinds of models there are
   xmodal copy NAME [DEST]      a recipe or evaluation of ours as a file of yours, to edit
@@ -124,12 +125,12 @@ def _command(argv: list[str]) -> int | None:
             return convert(rest)
         case ["embed" | "search" | "score" as command, *rest]:
             return importlib.import_module(f"xmodal.embedding.{command}").main(rest)
-        case ["data", "inspect" | "check" as what, *rest]:
+        case ["data", "inspect" | "check" | "pack" as what, *rest]:
             return importlib.import_module(f"xmodal.data.{what}").main(rest)
         case ["data", "views", *rest]:
             return importlib.import_module("xmodal.data.show_views").main(rest)
         case ["data", *_]:
-            raise InputError("Expected: xmodal data inspect DATA, xmodal data check DATA, or xmodal data views IMAGE.")
+            raise InputError("Expected: xmodal data inspect DATA, check DATA, pack DATA OUTPUT or views IMAGE.")
         case ["doctor"]:
             from xmodal.doctor import examine
 

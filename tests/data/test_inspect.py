@@ -47,7 +47,7 @@ def test_equal_pictures_and_shards_are_said(tmp_path: Path, capsys: pytest.Captu
     assert "form: tar shards, 3 of them" in told
     assert "equal pictures: 1 of all looked at" in told
     assert "\x1b" not in told
-    assert "add --val DATA" in told
+    assert "to evaluate on: nothing; --val names other data" in told
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])

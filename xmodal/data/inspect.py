@@ -65,7 +65,9 @@ def run(config: Config) -> dict[str, Any]:
         source.key(row): " | ".join(_brief(text) for text in source.texts(row))
         for row in range(0, len(source), max(1, -(-len(source) // EXAMPLES)))
     }
-    found["train on it"] = _command(config, parts, source)
+    if "train" not in parts or not ({"val", "test"} & set(parts)):
+        found["to evaluate on"] = "nothing; --val names other data"
+    found["train on it"] = _command(config, source)
     print_protocol(found)
     return found
 
@@ -123,7 +125,7 @@ def _span(values: Sequence[int]) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _command(config: Config, parts: dict[str, Source], source: Source) -> str:
+def _command(config: Config, source: Source) -> str:
     import shlex
 
     flags = [
@@ -133,9 +135,7 @@ def _command(config: Config, parts: dict[str, Source], source: Source) -> str:
     ]
     small = len(source) < 100_000 and not source.photographs
     model = [] if small else ["--model open_clip:ViT-B-32/openai"]
-    alone = "train" not in parts or not ({"val", "test"} & set(parts))
-    hint = "  (add --val DATA to evaluate on)" if alone else ""
-    return " ".join(["xmodal train clip --data", shlex.quote(config.data), *flags, *model]) + hint
+    return " ".join(["xmodal train clip --data", shlex.quote(config.data), *flags, *model])
 
 
 def _brief(text: str) -> str:
