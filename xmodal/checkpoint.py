@@ -1,7 +1,8 @@
 """Run folders and checkpoints: atomic, verified, safetensors and JSON only.
 
 A checkpoint is written into `checkpoints/step-N.tmp`, its files are synced, the manifest with sizes and hashes comes
-last, then the folder is renamed and older ones are removed. What is loaded is the newest one whose manifest holds.
+last, then the folder is renamed and older ones are removed, their names first. What is loaded is the newest one whose
+manifest holds. Where towers are sharded every process writes its part; all of them succeed or none.
 """
 
 from __future__ import annotations
@@ -10,20 +11,25 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from xmodal import distributed
 from xmodal.durable import sha256, sync
 from xmodal.errors import Failed, InputError
-from xmodal.weights import load_weights, save_tensors
+from xmodal.sharded_checkpoint import Stored, files_here
+from xmodal.weights import refuse_other, save_tensors
+
+T = TypeVar("T")
 
 MANIFEST = "manifest.json"
+UNFINISHED, GONE = ".tmp", ".gone"  # behind the name of one that is being written, or removed
 ROOM_FOR_HEADERS = 2**20  # of the files and the manifest
 
 
@@ -37,11 +43,10 @@ class Checkpoint:
 
     def restore(self, method: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Put the tensors back. Raises InputError where the method has other tensors than the one that was saved."""
-        from safetensors.torch import load_file
-
-        load_weights(method, self.folder / "method.safetensors")
-        file = self.folder / "optimizer.safetensors"
-        _restore_optimizer(method, optimizer, load_file(file), self.state["optimizer"], file)
+        stored = Stored(self.folder, "method")
+        refuse_other(method, stored.shapes, stored.file)
+        method.load_state_dict({name: stored.read(name, like=t) for name, t in method.state_dict().items()})
+        _restore_optimizer(method, optimizer, Stored(self.folder, "optimizer"), self.state["optimizer"])
 
 
 def is_restart() -> bool:
@@ -61,7 +66,7 @@ def claim(folder: Path, resume: bool) -> Checkpoint | None:
     if resume or is_restart():
         if used and not (folder / "config.yaml").is_file():
             raise InputError(f"{folder} is not empty and no run folder: it lacks config.yaml. Choose another --output.")
-        return newest(folder)
+        return distributed.first_says(newest(folder) if distributed.is_first() else None)
     if used:
         raise InputError(f"{folder} is not empty. Go on with that run by --resume, or choose another --output.")
     return None
@@ -100,51 +105,97 @@ def save(
     state: Mapping[str, Any],
     keep: int = 2,
 ) -> Path:
-    """Write `checkpoints/step-N` of a run folder, then remove all but the newest `keep`.
+    """Write `checkpoints/step-N` of a run folder, then remove all but the newest `keep`. Every process calls it.
 
-    Raises Failed where there is no room for it or it can't be written; the earlier ones are as they were.
+    Raises Failed, on all of them, where there is no room for it or one can't write; the earlier ones are as they were.
     """
     final = folder / "checkpoints" / f"step-{step}"
-    beside = final.with_name(final.name + ".tmp")
+    beside = final.with_name(final.name + UNFINISHED)
     tensors, numbers = _optimizer_state(method, optimizer)
-    weights = {name: _own(t) for name, t in method.state_dict().items()}
+    files = {**files_here("method", method.state_dict()), **files_here("optimizer", tensors)}
     told = json.dumps({**state, "step": step, "optimizer": numbers}, indent=1)
-    needed = sum(t.nbytes for t in (*weights.values(), *tensors.values())) + len(told) + ROOM_FOR_HEADERS
+    here = sum(t.nbytes for file in files.values() for t in file.values()) + len(told) + ROOM_FOR_HEADERS
+    needed = sum(distributed.gather_objects(here))
     try:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        _require_room(beside, needed)
-        save_tensors(weights, beside / "method.safetensors")
-        save_tensors(tensors, beside / "optimizer.safetensors")
-        (beside / "state.json").write_text(told)
-        _complete(beside, final, step)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(beside, ignore_errors=True)
+        _everywhere(lambda: _begin(folder, beside, needed))
+        written = _everywhere(lambda: _write(beside, files, told))
+        _everywhere(lambda: _complete(beside, final, step, written))
+    except OSError as error:
+        if distributed.is_first():
+            shutil.rmtree(beside, ignore_errors=True)
         raise Failed(
             f"The checkpoint of step {step} can't be written to {final.parent}: {error}\nIt takes {_mib(needed)}; "
             f"{_mib(_free(folder))} are free. Earlier checkpoints are as they were."
         ) from error
-    for _, old in sorted(_steps(folder))[:-keep]:
-        shutil.rmtree(old)
+    if distributed.is_first():
+        for _, old in sorted(_steps(folder))[:-keep]:
+            _remove(old)
     return final
 
 
-def _complete(beside: Path, final: Path, step: int) -> None:
-    """Hold the files on disk, then their sizes and hashes, then give the folder its name."""
-    files = {}
-    for file in sorted(beside.iterdir()):
-        sync(file)
-        files[file.name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
+def _everywhere(act: Callable[[], T]) -> list[T]:
+    """What it gives on each process. Raises OSError on all of them if it fails on one, so that none waits for it."""
+    found, problem = None, None
+    try:
+        found = act()
+    except (OSError, SafetensorError) as error:
+        problem = str(error)
+    everywhere = distributed.gather_objects((found, problem))
+    for number, (_, problem) in enumerate(everywhere):
+        if problem is not None:
+            raise OSError(problem if len(everywhere) == 1 else f"{problem} (process {number})")
+    return [found for found, _ in everywhere]
+
+
+def _begin(folder: Path, beside: Path, needed: int) -> None:
+    if distributed.is_first():
+        _clear(folder)
+        beside.mkdir(parents=True)
+        _require_room(beside, needed)
+
+
+def _write(beside: Path, files: Mapping[str, Mapping[str, Tensor]], told: str) -> dict[str, dict[str, Any]]:
+    """Write this process's files and hold them on disk; their sizes and hashes by name."""
+    for name, tensors in files.items():
+        save_tensors(tensors, beside / name)
+    names = list(files)
+    if distributed.is_first():
+        (beside / "state.json").write_text(told)
+        names.append("state.json")
+    for name in names:
+        sync(beside / name)
+    return {name: {"bytes": (beside / name).stat().st_size, "sha256": sha256(beside / name)} for name in names}
+
+
+def _complete(beside: Path, final: Path, step: int, written: list[dict[str, dict[str, Any]]]) -> None:
+    """Sizes and hashes of all processes' files, once these are on disk; then the folder gets its name."""
+    if not distributed.is_first():
+        return
+    files = {name: told for process in written for name, told in sorted(process.items())}
+    for name in files:
+        if not (beside / name).is_file():
+            raise OSError(f"{name} was written and is not there: all processes must share the folder")
     (beside / MANIFEST).write_text(json.dumps({"step": step, "files": files}, indent=1))
     sync(beside / MANIFEST)
     sync(beside)
-    before = final.with_name(final.name + ".before")
-    if final.exists():  # the same step, written again after a resume
-        shutil.rmtree(before, ignore_errors=True)
-        final.rename(before)
+    if final.exists():  # a damaged one, or the run would have gone on from it
+        _remove(final)
     beside.rename(final)
     sync(final.parent)
-    shutil.rmtree(before, ignore_errors=True)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Its name goes first, at once: a kill on the way leaves no checkpoint that lacks half of its files."""
+    gone = checkpoint.with_name(checkpoint.name + GONE)
+    checkpoint.rename(gone)
+    shutil.rmtree(gone)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what earlier saves were killed over."""
+    for left in (folder / "checkpoints").glob("step-*"):
+        if left.name.endswith((UNFINISHED, GONE)):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _require_room(folder: Path, needed: int) -> None:
@@ -173,26 +224,24 @@ def _optimizer_state(method: nn.Module, optimizer: torch.optim.Optimizer) -> tup
         for kind, value in state.items():
             key = f"{kind}/{names[id(p)]}"
             if isinstance(value, Tensor):
-                tensors[key] = _own(value)
+                tensors[key] = value
             else:
                 numbers[key] = value
     return tensors, numbers
 
 
 def _restore_optimizer(
-    method: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], numbers: dict[str, Any], file: Path
+    method: nn.Module, optimizer: torch.optim.Optimizer, stored: Stored, numbers: dict[str, Any]
 ) -> None:
     names = {id(p): name for name, p in method.named_parameters()}
-    places = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    places = {names[id(p)]: n for n, p in enumerate(trained)}
     state: dict[int, dict[str, Any]] = {}
-    for key, value in {**tensors, **numbers}.items():
+    for key in [*stored.shapes, *numbers]:
         kind, name = key.split("/", 1)
         if name not in places:
-            raise InputError(f"{file} holds the state of {name!r}, which was trained then and is not now.")
-        state.setdefault(places.index(name), {})[kind] = value
+            raise InputError(f"{stored.file} holds the state of {name!r}, which was trained then and is not now.")
+        n = places[name]
+        value = stored.read(key, like=trained[n]) if key in stored.shapes else numbers[key]
+        state.setdefault(n, {})[kind] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _own(t: Tensor) -> Tensor:
-    """A contiguous copy on the CPU that shares memory with no other tensor, as safetensors asks."""
-    return t.detach().to("cpu", copy=True).contiguous()

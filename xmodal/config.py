@@ -65,6 +65,9 @@ class Shared:
     """auto: bf16 where the device computes in it, else fp32."""
     compile: bool = False
     """Compile the towers with torch.compile."""
+    fsdp: bool = False
+    """Leave each process a part of the towers, their gradients and the optimizer's state (torch's FSDP2): for towers
+    that don't fit whole. The same gradient; on one process nothing is shared out."""
     grad_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, slower."""
     workers: int | None = None

@@ -226,6 +226,11 @@ def total(share: Tensor) -> Tensor:
     return share if processes() == 1 else _Total.apply(share)  # pyright: ignore[reportReturnType]
 
 
+def is_part(t: Tensor) -> bool:
+    """Whether a tensor is sharded (`xmodal.sharding`): rows of it are here, others elsewhere."""
+    return hasattr(t, "device_mesh")  # as torch's DTensor has, whose module takes half a second to import
+
+
 def all_reduce(x: Tensor, how: str = "sum") -> None:
     """Add up, or take the largest of, the processes' tensors of one shape, in place and without gradient."""
     if processes() > 1:
@@ -238,13 +243,16 @@ def sum_gradients(parameters: Iterable[Tensor], extra: Tensor | None = None) -> 
 
     A flag for each parameter travels along, so that a gradient which is None everywhere stays None (weight decay
     and momentum leave it alone, as on one process). `extra` (k,) float numbers ride with them; their sum is returned.
+    Gradients of sharded parameters are sums already.
     """
     if processes() == 1:
         return extra
     groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for p in parameters:
-        if p.requires_grad:
+        if p.requires_grad and not is_part(p):
             groups.setdefault((p.dtype, p.device), []).append(p)
+    if extra is not None and not groups:
+        groups[extra.dtype, torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")] = []
     summed = extra
     for (dtype, device), members in groups.items():
         pieces = [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in members]
@@ -288,11 +296,13 @@ def first_says(value: Any) -> Any:
 
 
 @torch.no_grad()
-def take_from_first(tensors: Iterable[Tensor]) -> None:
-    """Overwrite tensors with the first process's, in place."""
+def take_from_first(tensors: Iterable[Tensor], device: torch.device | None = None) -> None:
+    """Overwrite tensors with the first process's, in place; device: by way of which each travels, if not its own."""
     if processes() > 1:
         for t in tensors:
-            dist.broadcast(t, src=0)
+            travels = t if device is None else t.to(device)
+            dist.broadcast(travels, src=0)
+            t.copy_(travels)
 
 
 def wait() -> None:

@@ -14,12 +14,11 @@ from typing import Any, Literal
 
 import torch
 
-from xmodal import checkpoint, distributed, stopping
-from xmodal.data.batches import Quarantine, Steps
-from xmodal.data.workers import deaths_named, loader
+from xmodal import checkpoint, distributed, sharding, stopping
+from xmodal.data.batches import Quarantine, Steps, loader
+from xmodal.encoders.depth import blocks
 from xmodal.errors import Stopped
 from xmodal.grad_cache import gradients
-from xmodal.guards import Guards
 from xmodal.method import Method, Progress
 from xmodal.micro_batch import largest_slice
 from xmodal.report.log import Log, say
@@ -40,11 +39,11 @@ class Setting:
     eval_every: int = 0
     eval_last: bool = False  # after the last step as well, where what it finds has a part in what is exported
     compile: bool = False
+    fsdp: bool = False
 
 
 @stopping.watched()
 @distributed.losses_named()
-@deaths_named()
 def fit(
     method: Method,
     data: Steps,
@@ -66,10 +65,13 @@ def fit(
     Stopped, with a checkpoint written, when a signal asked any process to stop.
     """
     device = accelerator.device
-    method.to(device)
-    distributed.take_from_first(method.state_dict().values())  # the same seed on other hardware may give other weights
+    if setting.fsdp:
+        sharding.shard(method, blocks, device)
+    else:
+        method.to(device)
+        distributed.take_from_first(method.state_dict().values())  # a seed may give other weights on other hardware
     progress = Progress(0, setting.steps, data.steps_per_epoch, data.global_batch)
-    groups = [g for g in method.parameter_groups() if g["params"]]
+    groups = sharding.apart(method.parameter_groups())
     opt = optimizer(groups)
     start, skipped_steps, micro_batch = 0, 0, setting.micro_batch
     if resume is not None:
@@ -83,29 +85,27 @@ def fit(
     fingerprint = data.source.fingerprint() if distributed.is_first() else ""
 
     def save(step: int, evaluation_due: bool = False) -> None:
-        if distributed.is_first():
-            state = {
-                "batch": data.global_batch,
-                "data": fingerprint,
-                "rows": len(data.source),
-                "micro_batch": micro_batch,
-                "skipped_steps": skipped_steps,
-                "evaluation_due": evaluation_due,
-            }
-            checkpoint.save(log.folder, step, method, opt, state)
-        distributed.wait()
+        state = {
+            "batch": data.global_batch,
+            "data": fingerprint,
+            "rows": len(data.source),
+            "micro_batch": micro_batch,
+            "skipped_steps": skipped_steps,
+            "evaluation_due": evaluation_due,
+        }
+        checkpoint.save(log.folder, step, method, opt, state)
 
     def judge(step: int) -> None:
         if evaluate is not None:
             method.eval()
             log.event(step, **evaluate())
 
-    in_a_row, guards = 0, Guards()
+    in_a_row = 0
     log.begin(start, setting.steps, data.global_batch)
     if resume is not None and resume.state.get("evaluation_due"):
         judge(start)
     began = time.perf_counter()
-    for step, batch, skipped in loader(data, start, setting.steps, setting.workers, log.warn):
+    for step, batch, skipped in loader(data, start, setting.steps, setting.workers):
         progress = Progress(step, setting.steps, data.steps_per_epoch, data.global_batch)
         distributed.at(step)
         method.train()
@@ -120,7 +120,7 @@ def fit(
         found = distributed.sum_gradients(parameters, told)
         assert found is not None
         some_unreadable, stop = found.tolist()
-        norm = accelerator.clip_grad_norm_(parameters, setting.clip_norm if setting.clip_norm else math.inf)
+        norm = sharding.full(accelerator.clip_grad_norm_(parameters, setting.clip_norm or math.inf))
         rate = lr(step)
         for group in opt.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)
@@ -150,8 +150,6 @@ def fit(
             pairs_per_second=data.global_batch / (time.perf_counter() - began),  # reading included
             **{name: float(value) for name, value in metrics.items()},
         )
-        for warning in guards.step(loss.item(), rate, metrics, representations):
-            log.warn(step + 1, warning)
         done = step + 1
         # Evaluation first: a method may keep the best it has been, and that belongs into the checkpoint.
         last = done == setting.steps

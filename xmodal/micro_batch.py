@@ -16,6 +16,7 @@ from xmodal import distributed
 from xmodal.errors import InputError
 from xmodal.machine import free_bytes
 from xmodal.method import Batch, Method
+from xmodal.sharding import local
 
 PROBES = (4, 8)  # rows
 # On a GPU the peak itself is measured and the rest is for what fragments. On a CPU what autograd keeps is counted; the
@@ -36,7 +37,7 @@ def largest_slice(
         raise InputError("--micro-batch auto: this system doesn't tell how much memory is free. Give a number.")
     # Gradients and the optimizer's two averages come with the first step.
     parameters = [p for p in method.parameters() if p.requires_grad]
-    free = max(0, free - 3 * sum(p.nbytes for p in parameters))
+    free = max(0, free - 3 * sum(local(p).nbytes for p in parameters))
     if device.type != "cuda":
         free //= distributed.processes()  # which share it
     few, many = (_bytes_of(method, batch, min(n, rows), device, autocast) for n in PROBES)
@@ -69,9 +70,8 @@ def _bytes_of(
         encoded = [x for x in method.encode(part).values() if x.requires_grad]
     if device.type == "cuda":
         if encoded:
-            torch.autograd.grad(
-                [x.sum() for x in encoded], [p for p in method.parameters() if p.requires_grad], allow_unused=True
-            )
+            torch.autograd.backward([x.sum() for x in encoded])
+            method.zero_grad(set_to_none=True)
         size = torch.cuda.max_memory_allocated(device) - before
     else:
         size = sum(kept.values())

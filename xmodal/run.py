@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # What may differ between a run and its resumption without a word.
 NOT_THE_RUN = {
-    *("batch_size", "compile", "data", "eval_every", "max_bad_fraction", "micro_batch"),  # data has its fingerprint
+    *("batch_size", "compile", "data", "eval_every", "fsdp", "max_bad_fraction", "micro_batch"),  # data's fingerprint
     *("output", "preset", "save_every", "timeout", "track", "val", "workers"),
 }
 
@@ -65,7 +65,11 @@ class Run:
         return found
 
     def batches(
-        self, source: Source, prepare_images: Callable[..., Any], tokenize: Callable[..., Any], captions: int = 1
+        self,
+        source: Source,
+        prepare_images: Callable[..., Any],
+        tokenize: Callable[..., Any],
+        captions: int | Literal["all"] = 1,
     ) -> Batches:
         """This process's part of each global batch of images and texts; see `share`.
 
@@ -159,6 +163,7 @@ class Run:
             eval_every=config.eval_every,
             eval_last=evaluate_last,
             compile=config.compile,
+            fsdp=config.fsdp,
         )
         done = self.resume.step if self.resume else 0
         quarantine = Quarantine(self.folder / "skipped.jsonl", config.max_bad_fraction, len(data.source), until=done)
@@ -174,8 +179,9 @@ class Run:
             evaluate=(lambda: {n: s["value"] for n, s in evaluate().scores.items()}) if evaluate else None,
             resume=self.resume,
         )
+        exported = method.export()  # on every process, for of sharded towers each has a part
         if distributed.is_first():
-            method.export().save(self.folder)
+            exported.save(self.folder)
         distributed.wait()
 
     def finish(

@@ -45,10 +45,14 @@ def load_weights(module: nn.Module, file: Path) -> None:
         found = load_file(file)
     except SafetensorError as error:
         raise InputError(f"{file} is damaged or no safetensors file: {error}") from None
-    there = {name: tuple(t.shape) for name, t in found.items()}
+    refuse_other(module, {name: tuple(t.shape) for name, t in found.items()}, file)
+    module.load_state_dict(found)
+
+
+def refuse_other(module: nn.Module, there: Mapping[str, tuple[int, ...]], file: Path) -> None:
+    """Raise InputError where names and shapes in a file are not those of the module's parameters and buffers."""
     here = {name: tuple(t.shape) for name, t in module.state_dict().items()}
     for name in [*here, *there]:
         if here.get(name) != there.get(name):
             in_file, in_model = there.get(name, "missing"), here.get(name, "missing")
             raise InputError(f"{file} is of another model: {name!r} is {in_file} in the file, {in_model} in the model.")
-    module.load_state_dict(found)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from xmodal.data.augment import DRAWS
 from xmodal.data.order import CAPTION, draws, positions_of_step, shuffle, steps_per_epoch
@@ -107,6 +107,57 @@ def chosen(texts: Sequence[str], numbers: np.ndarray) -> list[str]:
         rest = rest or list(texts)
         found.append(rest.pop(int(u * len(rest))))
     return found
+
+
+def loader(
+    batches: Steps, start: int, stop: int, workers: int = 0
+) -> Iterator[tuple[int, dict[str, Tensor], list[Skipped]]]:
+    """Steps start … stop − 1 in order, each with its batch and what was skipped for it."""
+    steps = range(start, stop)
+    reader = DataLoader(
+        _Told(batches),
+        sampler=steps,  # pyright: ignore[reportArgumentType]
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=start_worker if workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )
+    for step, told in zip(steps, reader, strict=True):
+        if isinstance(told, InputError):
+            raise told
+        batch, skipped = told
+        yield step, batch, skipped
+
+
+class _Told(Dataset):
+    """Batches whose InputErrors come as values: torch would put a worker's traceback into the message for the user."""
+
+    def __init__(self, batches: Steps) -> None:
+        self.batches = batches
+
+    def __getitem__(self, step: int) -> tuple[dict[str, Tensor], list[Skipped]] | InputError:
+        try:
+            return self.batches[step]
+        except InputError as error:
+            return error
+
+
+def start_worker(_: int) -> None:
+    """Workers compute on one thread, and leave signals to a whole job to the process that waits for them.
+
+    The second SIGTERM is for them: it is how that process ends one that doesn't end by itself.
+    """
+    import signal
+
+    def once(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    signal.signal(signal.SIGTERM, once)
+    for name in ("SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    torch.set_num_threads(1)
 
 
 class Quarantine:

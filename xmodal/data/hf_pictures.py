@@ -20,7 +20,6 @@ from xmodal.data.forms import strings
 from xmodal.data.forms.class_folders import TEMPLATE
 from xmodal.data.forms.csv_table import CAPTION_NAMES, split_of
 from xmodal.data.hf_datasets import open_dataset, splits_of_dataset
-from xmodal.data.reading import each
 from xmodal.data.source import Columns
 from xmodal.data.stable_id import stable_id
 from xmodal.errors import BadSample, InputError, nearest
@@ -62,7 +61,7 @@ class HfPictures:
         return len(self._rows)
 
     def images(self, rows: np.ndarray) -> list[Image.Image | np.ndarray | BadSample]:
-        return decode_each(each(rows, self._encoded(rows)))
+        return decode_each(self._encoded(rows))
 
     def file(self, row: int) -> bytes | Path:
         """The picture as it is stored, or where it is."""

@@ -18,7 +18,6 @@ from xmodal.data.decode import decode_each, mostly_photographs
 from xmodal.data.delimited import counts
 from xmodal.data.forms import find
 from xmodal.data.image_paths import require_some, resolve, with_most
-from xmodal.data.reading import each
 from xmodal.data.source import Columns
 from xmodal.data.stable_id import stable_id
 from xmodal.errors import BadSample, InputError
@@ -52,7 +51,7 @@ class Table:
         return resolve(self.folder, self.key(row))
 
     def images(self, rows: np.ndarray) -> list[Image.Image | np.ndarray | BadSample]:
-        return decode_each(each(rows, (self.file(row) for row in rows.tolist())))
+        return decode_each(self.file(row) for row in rows.tolist())
 
     def texts(self, row: int) -> Sequence[str]:
         return self.captions[self.first[row] : self.first[row + 1]].to_pylist()

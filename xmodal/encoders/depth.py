@@ -15,7 +15,28 @@ def depths(tower: nn.Module) -> tuple[dict[str, int], int]:
     after them, others (a class token, positions) before, and so do embeddings, wherever they are defined: MPNet's and
     DeBERTa's of relative positions come last, and every layer uses them.
     """
-    places: dict[str, tuple[int, int]] = {}  # prefix -> which layer, of how many so far
+    places, layers = _places(tower)
+    found = {}
+    for name, _ in tower.named_parameters():
+        prefix = max((p for p in places if name.startswith(p)), key=len, default="")
+        layer, before = places.get(prefix, (0, 0))
+        if layer:
+            found[name] = layer
+        elif not prefix or ("." not in name.removeprefix(prefix) and _owns_layers(prefix, places)):
+            found[name] = layers + 1 if "proj" in name.rpartition(".")[2] else 0
+        else:
+            found[name] = layers + 1 if before == layers else before
+    return found, layers
+
+
+def blocks(towers: nn.Module) -> list[nn.Module]:
+    """The layers of a tower, or of several, from the input up."""
+    return [towers.get_submodule(path.rstrip(".")) for path, (layer, _) in _places(towers)[0].items() if layer]
+
+
+def _places(tower: nn.Module) -> tuple[dict[str, tuple[int, int]], int]:
+    """Prefixes of parameters -> which layer, after how many layers if it is none; and how many there are."""
+    places: dict[str, tuple[int, int]] = {}
 
     def walk(module: nn.Module, prefix: str, count: int, size: int) -> int:
         for name, child in module.named_children():
@@ -30,17 +51,7 @@ def depths(tower: nn.Module) -> tuple[dict[str, int], int]:
         return count
 
     layers = walk(tower, "", 0, 2) or walk(tower, "", 0, 1)
-    found = {}
-    for name, _ in tower.named_parameters():
-        prefix = max((p for p in places if name.startswith(p)), key=len, default="")
-        layer, before = places.get(prefix, (0, 0))
-        if layer:
-            found[name] = layer
-        elif not prefix or ("." not in name.removeprefix(prefix) and _owns_layers(prefix, places)):
-            found[name] = layers + 1 if "proj" in name.rpartition(".")[2] else 0
-        else:
-            found[name] = layers + 1 if before == layers else before
-    return found, layers
+    return places, layers
 
 
 def _owns_layers(prefix: str, places: dict[str, tuple[int, int]]) -> bool:

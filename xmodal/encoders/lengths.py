@@ -19,16 +19,19 @@ NOTHING = -1  # what tokenizers put where a row has no token any more
 GROUP_COST = {"cpu": 150, "cuda": 8192}
 
 
-def by_length(tower: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
+def by_length(tower: Callable[[Tensor], Tensor], tokens: Tensor, at_once: bool = False) -> Tensor:
     """tower(tokens) for rows (b, l) that end in NOTHING, in groups of about one length; (b, …), in the rows' order.
 
     The tower gets rows cut to the longest of their group, NOTHING included where others are shorter.
+    at_once: in one group, for a sharded tower, which every process must call equally often.
     """
     if tokens.is_floating_point() or not len(tokens):
         return tower(tokens)
     lengths = (tokens != NOTHING).sum(1).tolist()
     if min(lengths) == tokens.shape[1]:
         return tower(tokens)
+    if at_once:
+        return tower(tokens[:, : max(1, max(lengths))])
     order = sorted(range(len(lengths)), key=lengths.__getitem__)  # stable: equal lengths keep their order
     bounds = cuts([lengths[row] for row in order], GROUP_COST.get(tokens.device.type, GROUP_COST["cuda"]))
     if len(bounds) == 1:

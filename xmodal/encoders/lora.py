@@ -18,6 +18,7 @@ from xmodal.encoders.depth import depths
 from xmodal.encoders.trainable import keep_statistics
 from xmodal.encoders.two_tower import backbone
 from xmodal.errors import InputError
+from xmodal.sharding import whole
 
 Where = Literal["attention", "all"]
 M = TypeVar("M", bound=nn.Module)
@@ -63,10 +64,12 @@ def has_lora(module: nn.Module) -> bool:
 
 
 def merged(module: M) -> M:
-    """A copy without adapters, what they add put into the weights; the module itself if it has none."""
-    if not has_lora(module):
-        return module
-    module = deepcopy(module)
+    """A plain copy: whole where it was sharded, what adapters add put into the weights; the module itself if it is
+    plain already."""
+    plain = whole(module)
+    if not has_lora(plain):
+        return plain
+    module = deepcopy(plain) if plain is module else plain
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if hasattr(child, "lora_A") and hasattr(child, "get_base_layer"):

@@ -16,6 +16,7 @@ from xmodal.encoders.encode import RaggedTokenizer, encode_texts
 from xmodal.encoders.flat import flat
 from xmodal.encoders.lengths import NOTHING, by_length
 from xmodal.encoders.sentence_transformers import ACTIVATIONS, Chain, Dense
+from xmodal.sharding import is_sharded
 
 Rows = Tensor | np.ndarray
 Precision = Literal["fp32", "bf16"]
@@ -38,10 +39,12 @@ class SentenceEncoder(Sleepers):
     def forward(self, text: Tensor) -> Tensor:
         """Tokens (b, l) or, several texts of each row, (b, k, l) -> (b, d) or (b, k, d), not normalised."""
         tokens = text.flatten(0, -2)
+        sharded = is_sharded(self)
         # On a CPU a step without any padding takes 0.87 of one in groups of about one length (MiniLM, 256 sentences).
-        flattened = flat(self.text) if tokens.device.type == "cpu" and not torch.compiler.is_compiling() else None
+        plain = tokens.device.type == "cpu" and not torch.compiler.is_compiling() and not sharded
+        flattened = flat(self.text) if plain else None
         if flattened is None or not len(tokens) or (tokens[:, 0] == NOTHING).any():
-            rows = by_length(self.text, tokens)
+            rows = by_length(self.text, tokens, at_once=sharded)
         else:
             rows = flattened.padded(tokens)
         return rows.unflatten(0, text.shape[:-1])

@@ -17,6 +17,7 @@ from xmodal.encoders.asleep import Sleepers
 from xmodal.encoders.heads import Headed
 from xmodal.encoders.lengths import by_length
 from xmodal.encoders.preparation import Picture, Preparation
+from xmodal.sharding import is_sharded
 from xmodal.weights import save_tensors
 
 # Radford et al. 2021, section 2.5: the temperature begins at 0.07.
@@ -84,7 +85,7 @@ class TwoTower(Sleepers):
                 return image
             return backbone(self.image)((image.to(self.std.dtype) / 255 - self.mean) / self.std)
         assert text is not None
-        return text if text.is_floating_point() else by_length(backbone(self.text), text)
+        return text if text.is_floating_point() else by_length(backbone(self.text), text, at_once=is_sharded(self))
 
     @property
     def scale(self) -> float:
