@@ -56,6 +56,9 @@ class Config(FineTuning):
     """What equal images or captions of a batch are: uniform, positives as well; mask, left out of the negatives."""
     augment: Literal["auto", "none", "clip", "photo", "drawing", "glyphs"] = "auto"
     """What training does to pictures; auto goes by the data and the towers."""
+    decode: Literal["fast", "exact"] = "fast"
+    """How training reads JPEGs: fast, no finer than the view needs to be equal to 50 dB; exact, whole, as evaluation
+    always does."""
     image_size: int | None = None
     """Pixels a side of `small`: 16 times a power of two. 32 if not given, 64 for photographs."""
     vocabulary: int = 1500
@@ -179,7 +182,7 @@ def run(config: Config) -> dict[str, Any]:
     before = evaluate(method.export(), tests) if config.pretrained and not config.image_tower else None
 
     augment = _augment(config, pairs)
-    view = augmentation(augment, towers.module.preparation)
+    view = augmentation(augment, towers.module.preparation, exact=config.decode == "exact")
     source, view, tokenize = embed_locked(towers.module, pairs, view, augmented=augment != "none")
     data = this.batches(source, view, tokenize, config.captions)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from xmodal.data.augment import AUGMENTATIONS, DRAWS, Crop, augmentation
+from xmodal.data.decode import decode_each
 from xmodal.encoders.preparation import Preparation
 from xmodal.encoders.two_tower import TwoTower
 
@@ -96,24 +98,32 @@ def test_what_a_crop_holds(name: str, low: float, flips: bool) -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(300, 200), (200, 300), (1000, 10), (10, 1000)])
 def test_a_long_picture_is_cropped_as_little_as_its_ratio_allows(width: int, height: int) -> None:
-    picture = Image.fromarray(np.linspace(0, 255, width * height).reshape(height, width).astype(np.uint8))
     crop = Crop(Preparation(32, 32), (0.9, 1.0), (3 / 4, 4 / 3), flip=False)
-    boxes = []
-    crop_box = Image.Image.resize
-
-    def watched(self: Image.Image, size: tuple[int, int], resample: int, box: tuple[float, ...]) -> Image.Image:
-        boxes.append(box)
-        return crop_box(self, size, resample, box)  # type: ignore[arg-type]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Image.Image, "resize", watched)
-        crop([picture] * 20, np.random.default_rng(0).random((20, DRAWS)))
+    boxes = [crop.rectangle(draws, width, height) for draws in np.random.default_rng(0).random((20, DRAWS))]
     for left, top, right, bottom in boxes:
         assert 0 <= left < right <= width + 1e-9
         assert 0 <= top < bottom <= height + 1e-9
         assert 3 / 4 - 1e-9 <= (right - left) / (bottom - top) <= 4 / 3 + 1e-9
         largest = min(width, height * 4 / 3) * min(height, width * 4 / 3)
         assert (right - left) * (bottom - top) >= 0.999 * min(0.9 * width * height, largest)
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_a_crop_of_a_file_is_that_of_its_picture(name: str) -> None:
+    view: Any = augmentation(name, Preparation(24, 40))
+    assert hasattr(view, "decoders") == (name in ("clip", "photo"))
+    if not hasattr(view, "decoders"):
+        return
+    files = []
+    for picture in PICTURES["colour"]:
+        stream = io.BytesIO()
+        picture.save(stream, "PNG")
+        files.append(stream.getvalue())
+    draws = np.random.default_rng(1).random((len(files), DRAWS))
+    read = decode_each(files, view.decoders(draws))
+    assert torch.equal(view(read, draws), view(PICTURES["colour"], draws))
+    mixed = [read[0], *PICTURES["colour"][1:]]
+    assert torch.equal(view(mixed, draws), view(PICTURES["colour"], draws))
 
 
 @pytest.mark.parametrize("name", ["drawing", "glyphs"])

@@ -2,12 +2,17 @@
 
 The numbers are drawn by (seed, epoch, position), so a picture's view does not depend on workers, on processes or on
 what came before. Every augmentation is (pictures, draws (b, DRAWS) in [0, 1)) -> (b, 3, height, width) uint8.
+
+One that shows a part of a picture has `decoders(draws)` as well: for each picture what reads its file no finer than
+its view needs (`xmodal.data.cut`). What they read are Tensors, which the augmentation takes among its pictures.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +21,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from xmodal.data.cut import Box, cut, cut_file
+from xmodal.data.decode import Decoder
 from xmodal.encoders.preparation import Preparation, as_tensor
 
 DRAWS = 27  # random numbers a picture
@@ -30,14 +37,17 @@ AUGMENTATIONS = {
 }
 
 
-def augmentation(name: str, preparation: Preparation) -> View:
-    """One of AUGMENTATIONS for a tower's size and interpolation."""
+def augmentation(name: str, preparation: Preparation, exact: bool = False) -> View:
+    """One of AUGMENTATIONS for a tower's size and interpolation.
+
+    exact: decode files whole, where their view could be had from less to 50 dB.
+    """
     if name == "none":
         return preparation.stack
     if name == "clip":  # open_clip_train's AugmentationCfg: scale (0.9, 1.0); ratio is RandomResizedCrop's default
-        return Crop(preparation, (0.9, 1.0), (3 / 4, 4 / 3), flip=False)
+        return Crop(preparation, (0.9, 1.0), (3 / 4, 4 / 3), flip=False, exact=exact)
     if name == "photo":
-        return Crop(preparation, (0.35, 1.0), (3 / 4, 4 / 3), flip=True)
+        return Crop(preparation, (0.35, 1.0), (3 / 4, 4 / 3), flip=True, exact=exact)
     return Drawing(preparation, stroke=name == "glyphs")
 
 
@@ -50,30 +60,45 @@ class Crop:
     """
 
     def __init__(
-        self, preparation: Preparation, scale: tuple[float, float], ratio: tuple[float, float], flip: bool
+        self,
+        preparation: Preparation,
+        scale: tuple[float, float],
+        ratio: tuple[float, float],
+        flip: bool,
+        exact: bool = False,
     ) -> None:
-        self.preparation, self.scale, self.ratio, self.flip = preparation, scale, ratio, flip
+        self.preparation, self.scale, self.ratio, self.flip, self.exact = preparation, scale, ratio, flip, exact
 
     def __call__(self, pictures: Sequence[Any], draws: np.ndarray) -> Tensor:
-        return torch.stack([self._one(p, d) for p, d in zip(pictures, draws, strict=True)])
+        """Pictures that are decoded, or what its decoders made of their files."""
+        size, interpolation = (self.preparation.height, self.preparation.width), self.preparation.interpolation
+        views = [
+            p if isinstance(p, Tensor) else cut(p, partial(self.rectangle, d), size, interpolation)
+            for p, d in zip(pictures, draws, strict=True)
+        ]
+        return torch.stack(
+            [view.flip(2) if self.flip and d[4] < 0.5 else view for view, d in zip(views, draws, strict=True)]
+        )
 
-    def _one(self, picture: Any, draws: np.ndarray) -> Tensor:
-        image = as_image(picture)
-        area = image.width * image.height * (self.scale[0] + draws[0] * (self.scale[1] - self.scale[0]))
-        low, high = max(self.ratio[0], area / image.height**2), min(self.ratio[1], image.width**2 / area)
+    def decoders(self, draws: np.ndarray) -> list[Decoder]:
+        return [partial(self._read, d) for d in draws]
+
+    def rectangle(self, draws: np.ndarray, width: int, height: int) -> Box:
+        """Which box (left, top, right, bottom) of a picture of this size its draws (DRAWS,) mean."""
+        area = width * height * (self.scale[0] + draws[0] * (self.scale[1] - self.scale[0]))
+        low, high = max(self.ratio[0], area / height**2), min(self.ratio[1], width**2 / area)
         if low <= high:
             ratio = low * (high / low) ** draws[1]
         else:
-            ratio = min(max(image.width / image.height, self.ratio[0]), self.ratio[1])
-            area = min(image.width**2 / ratio, image.height**2 * ratio)
-        width, height = min(image.width, math.sqrt(area * ratio)), min(image.height, math.sqrt(area / ratio))
-        left, top = draws[2] * (image.width - width), draws[3] * (image.height - height)
-        resampling = Image.Resampling[self.preparation.interpolation.upper()]
-        size = (self.preparation.width, self.preparation.height)
-        view = image.resize(size, resampling, box=(left, top, left + width, top + height))
-        if self.flip and draws[4] < 0.5:
-            view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return as_tensor(view)
+            ratio = min(max(width / height, self.ratio[0]), self.ratio[1])
+            area = min(width**2 / ratio, height**2 * ratio)
+        across, down = min(width, math.sqrt(area * ratio)), min(height, math.sqrt(area / ratio))
+        left, top = draws[2] * (width - across), draws[3] * (height - down)
+        return left, top, left + across, top + down
+
+    def _read(self, draws: np.ndarray, file: Path | bytes) -> Tensor:
+        size, interpolation = (self.preparation.height, self.preparation.width), self.preparation.interpolation
+        return cut_file(file, partial(self.rectangle, draws), size, interpolation, self.exact)
 
 
 class Drawing:

@@ -52,7 +52,8 @@ class Batches(Dataset):
     """Step -> this process's part of the global batch, and the rows that were skipped for it.
 
     part: first and last row (excluded) of the global batch that this process takes.
-    prepare_images: pictures and draws (b, DRAWS) -> (b, 3, h, w) uint8; tokenize: (b) strings -> (b, l) long.
+    prepare_images: pictures and draws (b, DRAWS) -> (b, 3, h, w) uint8; its `decoders`, where it has them, read the
+    files (see `xmodal.data.augment`). tokenize: (b) strings -> (b, l) long.
     captions: how many of a row's texts are in the batch; with 1 the texts are (b, l), with k (b, k, l).
     """
 
@@ -77,7 +78,11 @@ class Batches(Dataset):
         n = len(self.source)
         epoch, positions = positions_of_step(step, n, self.global_batch, self.part)
         rows = shuffle(positions, n, self.seed, epoch)
-        pictures, rows, skipped = read_pictures(self.source, rows, positions, epoch, self.seed)
+        numbers = draws(self.seed, epoch, positions, DRAWS)
+        decoders: Any = getattr(self.prepare_images, "decoders", None)
+        pictures, rows, skipped = read_pictures(
+            *(self.source, rows, positions, epoch, self.seed), decoders=decoders and decoders(numbers)
+        )
         k = self.captions
         choices = draws(self.seed, epoch, positions, k, CAPTION)  # (b, k)
         texts = [
@@ -90,7 +95,7 @@ class Batches(Dataset):
         if k > 1:
             tokens, text_id = tokens.unflatten(0, (-1, k)), text_id.view(-1, k)
         batch = {
-            "image": self.prepare_images(pictures, draws(self.seed, epoch, positions, DRAWS)),
+            "image": self.prepare_images(pictures, numbers),
             "text": tokens,
             "image_id": torch.from_numpy(self.source.image_id[rows]),
             "text_id": text_id,

@@ -8,7 +8,8 @@
 | palette, grey, 1 bit, CMYK, YCbCr, Lab | converted |
 | animation | its first frame |
 
-Limits are checked before pixels are decoded. No global setting of Pillow is changed, so threads may decode at once.
+Limits are checked before pixels are decoded. Threads may decode at once. Pillow's LOAD_TRUNCATED_IMAGES, where someone
+has set it, does not count here: half a picture is a bad sample.
 Only FORMATS are tried: Pillow would hand an EPS file, which is a program, to Ghostscript.
 """
 
@@ -16,13 +17,16 @@ from __future__ import annotations
 
 import io
 import stat
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from xmodal.errors import BadSample
 
@@ -44,31 +48,24 @@ def decode(
     """
     if isinstance(picture, np.ndarray):
         return _from_array(picture)
-    if isinstance(picture, Image.Image):
-        image = picture
-    else:
-        data = _read(picture, most_bytes) if isinstance(picture, Path) else picture
-        if len(data) > most_bytes:
-            raise BadSample("too many bytes", f"{len(data):,}, more than {most_bytes:,}")
-        image = _opened(data, most_pixels)
-    try:
+    image = picture if isinstance(picture, Image.Image) else opened(encoded(picture, most_bytes), most_pixels)
+    with pixels_read():
         image.load()
-        return _to_rgb(image)
-    except BadSample:
-        raise
-    except OSError as error:
-        reason = "truncated" if "truncated" in str(error) else "damaged"
-        raise BadSample(reason, str(error)) from None
-    except Exception as error:  # Pillow's plugins end in exceptions of any kind when bytes inside a file are wrong
-        raise BadSample("damaged", f"{type(error).__name__}: {error}") from None
+        return to_rgb(_upright(image))
 
 
-def decode_each(files: Iterable[Path | bytes]) -> list[Image.Image | np.ndarray | BadSample]:
-    """The pictures of files, in their order; one that can't be read comes back as the reason why."""
-    found: list[Image.Image | np.ndarray | BadSample] = []
-    for file in files:
+Decoder = Callable[[Path | bytes], Any]  # a file -> what a view takes; raises BadSample
+
+
+def decode_each(files: Iterable[Path | bytes], decoders: Sequence[Decoder] | None = None) -> list[Any | BadSample]:
+    """The pictures of files, in their order; one that can't be read comes back as the reason why.
+
+    decoders: one for each file, instead of `decode`.
+    """
+    found: list[Any | BadSample] = []
+    for file, decoder in zip(files, repeat(decode) if decoders is None else decoders, strict=decoders is not None):
         try:
-            found.append(decode(file))
+            found.append(decoder(file))
         except BadSample as problem:
             found.append(problem)
     return found
@@ -93,16 +90,25 @@ def looks_photographic(file: Path | bytes) -> bool:
 
     Raises BadSample for a file that can't be opened.
     """
-    image = _opened(_read(file, MOST_BYTES) if isinstance(file, Path) else file, MOST_PIXELS)
+    image = opened(encoded(file))
     return image.format in ("JPEG", "MPO") or (min(image.size) >= 96 and not image.has_transparency_data)
 
 
-def _opened(data: bytes, most_pixels: int) -> Image.Image:
-    """The image with its header read and its size checked, its pixels not decoded yet."""
+def encoded(file: Path | bytes, most_bytes: int = MOST_BYTES) -> bytes:
+    """What is in a file. Raises BadSample where it can't be read or is too much."""
+    data = _read(file, most_bytes) if isinstance(file, Path) else file
+    if len(data) > most_bytes:
+        raise BadSample("too many bytes", f"{len(data):,}, more than {most_bytes:,}")
+    return data
+
+
+def opened(data: bytes, most_pixels: int = MOST_PIXELS) -> ImageFile.ImageFile:
+    """The image with its header read and its size checked, its pixels not decoded yet. Raises BadSample."""
     if not data:
         raise BadSample("empty", "no bytes")
     try:
-        image = Image.open(io.BytesIO(data), formats=_formats())
+        with _strictly:
+            image = Image.open(io.BytesIO(data), formats=_formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadSample("too many pixels", str(error)) from None
     except Exception:  # its message would be an address in memory, different in every run
@@ -135,11 +141,52 @@ def _read(path: Path, most_bytes: int) -> bytes:
         raise BadSample("missing", f"{str(path)!r}: {error}") from None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+@contextmanager
+def pixels_read() -> Iterator[None]:
+    """Around what reads pixels: half a picture is an error, whatever the process has set; errors become BadSamples."""
     try:
-        image = ImageOps.exif_transpose(image)
+        with _strictly:
+            yield
+    except BadSample:
+        raise
+    except OSError as error:
+        reason = "truncated" if "truncated" in str(error) else "damaged"
+        raise BadSample(reason, str(error)) from None
+    except Exception as error:  # Pillow's plugins end in exceptions of any kind when bytes inside a file are wrong
+        raise BadSample("damaged", f"{type(error).__name__}: {error}") from None
+
+
+class _Strictly:
+    """LOAD_TRUNCATED_IMAGES is off while any thread is inside, and as it was when the last one has left."""
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.was_set = threading.Lock(), 0, False
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.inside += 1
+            if ImageFile.LOAD_TRUNCATED_IMAGES:
+                ImageFile.LOAD_TRUNCATED_IMAGES, self.was_set = False, True
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside and self.was_set:
+                ImageFile.LOAD_TRUNCATED_IMAGES, self.was_set = True, False
+
+
+_strictly = _Strictly()
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
     except Exception:  # a damaged tag must not cost the picture, whose pixels are read already
-        image = image.copy()
+        return image.copy()
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A loaded image of any mode as RGB, as it lies: orientation is not looked at."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _from_array(_scaled(np.asarray(image), image.mode))
     if image.mode in ("RGBA", "LA", "La", "RGBa", "PA") or "transparency" in image.info:
@@ -176,4 +223,4 @@ def _from_array(array: np.ndarray) -> Image.Image:
         array = (array * 255).round().astype(np.uint8)
     elif array.dtype != np.uint8:
         raise BadSample("bad array", f"type {array.dtype}, expected uint8, uint16, bool or float")
-    return _to_rgb(Image.fromarray(np.ascontiguousarray(array)))
+    return to_rgb(Image.fromarray(np.ascontiguousarray(array)))

@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from string import ascii_lowercase
@@ -27,6 +27,7 @@ from string import ascii_lowercase
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from xmodal.data.decode import Decoder
 from xmodal.errors import BadSample
 
 TRAIN_FACES = tuple(
@@ -162,7 +163,9 @@ class Glyphs:
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def images(self, rows: np.ndarray) -> list[Image.Image | np.ndarray | BadSample]:
+    def images(
+        self, rows: np.ndarray, decoders: Sequence[Decoder] | None = None
+    ) -> list[Image.Image | np.ndarray | BadSample]:
         """The pictures of rows, (SIDE, SIDE) uint8 each; none is ever bad."""
         return list(self.pictures[rows])
 

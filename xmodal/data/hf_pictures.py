@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from xmodal.data.decode import decode_each, mostly_photographs
+from xmodal.data.decode import Decoder, decode_each, mostly_photographs
 from xmodal.data.delimited import IMAGE_NAMES
 from xmodal.data.forms import strings
 from xmodal.data.forms.class_folders import TEMPLATE
@@ -60,8 +60,10 @@ class HfPictures:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def images(self, rows: np.ndarray) -> list[Image.Image | np.ndarray | BadSample]:
-        return decode_each(self._encoded(rows))
+    def images(
+        self, rows: np.ndarray, decoders: Sequence[Decoder] | None = None
+    ) -> list[Image.Image | np.ndarray | BadSample]:
+        return decode_each(self._encoded(rows), decoders)
 
     def file(self, row: int) -> bytes | Path:
         """The picture as it is stored, or where it is."""

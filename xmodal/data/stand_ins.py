@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from xmodal.data.decode import Decoder
 from xmodal.data.order import SUBSTITUTE, draws
 from xmodal.errors import BadSample, InputError
 
@@ -32,14 +34,25 @@ class Readable(Protocol):
 
 
 def read_pictures(
-    source: Readable, rows: np.ndarray, positions: np.ndarray, epoch: int, seed: int
+    source: Readable,
+    rows: np.ndarray,
+    positions: np.ndarray,
+    epoch: int,
+    seed: int,
+    decoders: Sequence[Decoder] | None = None,
 ) -> tuple[list[Any], np.ndarray, list[Skipped]]:
     """The pictures of rows (b,) at positions (b,) of an epoch; which rows they are of in the end; what was skipped.
 
     A bad row's stand-ins are a walk of its position's own through all rows. Raises InputError when that finds none.
+    decoders: for each position what reads its file, if the source takes them; see `Source.images`.
     """
+    images: Any = source.images
+
+    def read(places: slice) -> list[Any]:
+        return images(rows[places]) if decoders is None else images(rows[places], decoders[places])
+
     rows, skipped = rows.copy(), []
-    pictures = source.images(rows)
+    pictures = read(slice(None))
     for i, picture in enumerate(pictures):
         attempt = 0
         while isinstance(picture, BadSample):
@@ -49,7 +62,7 @@ def read_pictures(
                 raise InputError(f"No readable image in {attempt} tries; the last was {source.key(row)}: {picture}.")
             u = draws(seed, epoch, positions[i : i + 1], MOST_TRIES, SUBSTITUTE)[0, attempt]
             rows[i] = int(u * len(source))
-            picture = source.images(rows[i : i + 1])[0]
+            picture = read(slice(i, i + 1))[0]
             attempt += 1
         pictures[i] = picture
     return pictures, rows, skipped

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from xmodal.data.decode import decode_each, mostly_photographs
+from xmodal.data.decode import Decoder, decode_each, mostly_photographs
 from xmodal.data.delimited import counts
 from xmodal.data.forms import find
 from xmodal.data.image_paths import require_some, resolve, with_most
@@ -50,8 +50,10 @@ class Table:
         """Where the picture is; it may not be there."""
         return resolve(self.folder, self.key(row))
 
-    def images(self, rows: np.ndarray) -> list[Image.Image | np.ndarray | BadSample]:
-        return decode_each(self.file(row) for row in rows.tolist())
+    def images(
+        self, rows: np.ndarray, decoders: Sequence[Decoder] | None = None
+    ) -> list[Image.Image | np.ndarray | BadSample]:
+        return decode_each((self.file(row) for row in rows.tolist()), decoders)
 
     def texts(self, row: int) -> Sequence[str]:
         return self.captions[self.first[row] : self.first[row + 1]].to_pylist()
