@@ -31,8 +31,9 @@ def train(
     meet: tuple[str, int] | None = None,
     number: int | None = signal.SIGKILL,
     rows: str | None = None,
+    narrow: bool = True,
 ) -> int:
-    """CLIP as the command line runs it, with narrow towers and no page.
+    """CLIP as the command line runs it, with narrow towers unless told otherwise, and no page.
 
     meet: (moment, nth); then it sends itself the signal; without one it stands still; SIGFPE is an error of Python's.
     rows: a file that gets a line a step with the rows of the batch.
@@ -41,7 +42,8 @@ def train(
 
     paths = {name: Path(config[name]) for name in ("output", "config") if name in config}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("xmodal.encoders.small.small_towers", partial(small_towers, d=64))
+        if narrow:
+            patch.setattr("xmodal.encoders.small.small_towers", partial(small_towers, d=64))
         patch.setattr("xmodal.report.page.write_page", lambda *_, **__: None)
         if meet is not None:
             _before(patch, *meet, partial(_met, number))

@@ -28,7 +28,7 @@ NEEDED = (  # what a run imports on its way
     *("torch.distributed.launcher.api", "torch.distributed.run", "torchvision", "transformers", "yaml"),
     *("xmodal.evaluators.embed", "xmodal.evaluators.evaluate", "xmodal.report.page", "xmodal.train.clip"),
     *("xmodal.data.hf_pictures", "xmodal.data.shards", "xmodal.data.table", "xmodal.encoders.small"),
-    *("tests.children", "tests.two_processes"),
+    "tests.children",
 )
 
 
@@ -88,12 +88,19 @@ class Forks:
         assert child.wait() == status, child.said[-3000:]
         return child.said
 
-    def ranks(self, call: str, more: Sequence[dict[str, Any]] = ({}, {}), /, **arguments: Any) -> list[Child]:
+    def ranks(
+        self,
+        call: str,
+        more: Sequence[dict[str, Any]] = ({}, {}),
+        /,
+        environment: dict[str, str] | None = None,
+        **arguments: Any,
+    ) -> list[Child]:
         """One process of a group for each of `more`, which are arguments of its own."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
-        world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        world = {**(environment or {}), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
             world[name] = str(len(more))
         return [

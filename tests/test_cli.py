@@ -67,6 +67,8 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (house / group).mkdir(parents=True, exist_ok=True)
         (house / group / "__init__.py").touch()
         (house / group / f"{name}.py").write_text(MINE.replace("Mine", name))
+    (house / "launch").mkdir()
+    (house / "launch" / "slurm.sbatch").write_text("#!/bin/bash\n# Train on a cluster.\n# More.\n")
     (house / "data").mkdir()
     for name, what in (("glyphs", "characters"), ("prose", "sentences")):
         (house / "data" / f"{name}.py").write_text(f'"""{name}: {what}."""')
@@ -151,6 +153,7 @@ def test_list(house: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
     assert ["clip", "clip: a recipe of two lines."] in lines
     assert ["retrieval", "retrieval: a recipe of two lines."] in lines
+    assert ["slurm.sbatch", "Train on a cluster."] in lines
     assert ["glyphs", "glyphs: characters."] in lines
     assert ["prose", "prose: sentences."] in lines
     assert main(["train", "--help"]) == 0
@@ -166,6 +169,11 @@ def test_copy(house: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert Path("clip.py").read_text() == MINE
     assert main(["copy", "retrieval", "judge.py"]) == 0
     assert "xmodal eval judge.py" in capsys.readouterr().out
+    assert main(["copy", "slurm.sbatch"]) == 0
+    assert "slurm.sbatch. Its first lines say how to use it." in capsys.readouterr().out
+    assert Path("slurm.sbatch").read_text() == (house / "launch" / "slurm.sbatch").read_text()
+    assert "ends in .sbatch" in complaint(capsys, "copy", "slurm.sbatch", "mine.sh")
+    assert "did you mean 'slurm.sbatch'?" in complaint(capsys, "copy", "slurm.batch")
     assert "did you mean 'clip'?" in complaint(capsys, "copy", "clop")
     assert "nor a name that ends in .py" in complaint(capsys, "copy", "clip", "nowhere")
     assert "Cannot write" in complaint(capsys, "copy", "clip", "nowhere/clip.py")

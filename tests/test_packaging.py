@@ -31,7 +31,8 @@ def test_its_only_top_level_name_is_xmodal(wheel: Path) -> None:
         packed = {n.removeprefix(package + "/") for n in names if n.startswith(package + "/")}
         assert sources <= packed
     pages = {f"xmodal/report/{name}" for name in ("page.html.j2", "search.html.j2", "page.css")}
-    assert {"xmodal/py.typed", *pages} <= set(names)
+    launch = {f"xmodal/launch/{name}" for name in ("one_node.yaml", "several_nodes.yaml", "slurm.sbatch")}
+    assert {"xmodal/py.typed", *pages, *launch} <= set(names)
 
 
 def test_it_trains_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:

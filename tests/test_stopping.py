@@ -64,6 +64,8 @@ def test_the_second_signal_ends_at_once() -> None:
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
     time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)  # the same request, from somewhere else
+    time.sleep(0.3)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     assert process.wait(5) == -signal.SIGINT

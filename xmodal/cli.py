@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import io
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -34,7 +35,7 @@ xmodal: contrastive learning across images and text
                                them as tar shards, shrunk to what training needs
   xmodal data views IMAGE      a sheet of what an augmentation makes of a picture
   xmodal list                  the recipes, evaluations, built-in data and kinds of models there are
-  xmodal copy NAME [DEST]      a recipe or evaluation of ours as a file of yours, to edit
+  xmodal copy NAME [DEST]      a recipe, an evaluation or a launch file of ours as a file of yours, to edit
   xmodal doctor                versions, devices and disk; what is missing and the command that installs it
   xmodal --version
 
@@ -215,23 +216,31 @@ def _from_module(name: str) -> ModuleType:
 
 
 def copy(name: str, destination: Path) -> None:
-    """Write a recipe or evaluation of ours to a file, or into a folder, for the user to edit."""
+    """Write a recipe, an evaluation or a launch file of ours to a file, or into a folder, for the user to edit."""
     module = name.replace("-", "_").removesuffix(".py")
     group = next((g for g in GROUPS if module in _programs(g)), None)
-    if group is None:
-        everything = [n for g in GROUPS for n in _programs(g)]
-        raise InputError(f"There is no recipe or evaluation {name!r}; {nearest(module, everything)}")
-    target = destination / f"{module}.py" if destination.is_dir() else destination
-    if target.suffix != ".py":
-        raise InputError(f"{target} is neither a folder nor a name that ends in .py.")
+    if group is None and name not in _launch_files():
+        everything = [*(n for g in GROUPS for n in _programs(g)), *_launch_files()]
+        raise InputError(f"There is no recipe, evaluation or launch file {name!r}; {nearest(module, everything)}")
+    package, file = (group, f"{module}.py") if group else ("launch", name)
+    target = destination / file if destination.is_dir() else destination
+    if target.suffix != (suffix := Path(file).suffix):
+        raise InputError(f"{target} is neither a folder nor a name that ends in {suffix}.")
     if target.exists():
-        raise InputError(f"{target} exists already and stays as it is; name another: xmodal copy {name} mine.py")
+        raise InputError(f"{target} exists already and stays as it is; name another: xmodal copy {name} mine{suffix}")
     try:
-        with files(f"xmodal.{group}").joinpath(f"{module}.py").open("rb") as ours, target.open("xb") as theirs:
+        with files(f"xmodal.{package}").joinpath(file).open("rb") as ours, target.open("xb") as theirs:
             shutil.copyfileobj(ours, theirs)
     except OSError as error:
         raise InputError(f"Cannot write {target}: {error.strerror}.") from None
-    print(f"Wrote {target}. Run it: xmodal {group} {target}")
+    print(f"Wrote {target}. " + (f"Run it: xmodal {group} {target}" if group else "Its first lines say how to use it."))
+
+
+def _launch_files() -> dict[str, str]:
+    """What `launch` holds: each file's name and its first line that is a comment."""
+    found = [f for f in files("xmodal.launch").iterdir() if f.name.endswith((".yaml", ".sbatch"))]
+    first = {f.name: re.search(r"^# (.*)", f.read_text("utf-8"), re.MULTILINE) for f in found}
+    return {name: match[1] for name, match in sorted(first.items()) if match}
 
 
 def _programs(group: str) -> dict[str, str]:
@@ -249,6 +258,7 @@ def _overview() -> str:
     sections = {
         "Recipes (xmodal train NAME)": _programs("train"),
         "Evaluations (xmodal eval NAME)": _programs("eval"),
+        "Launch files (xmodal copy NAME)": _launch_files(),
         "Built-in data (--data NAME)": data,
         "Models (--model SPEC)": MODEL_SPECS,
     }
