@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xmodal import __version__
-from xmodal.machine import cgroup, memory_bytes
+from xmodal.machine import memory_bytes, usable_cores
 
 GIB = 2**30
+AHEAD = 4  # batches of each worker, as xmodal.data.workers has them
+PICTURES = 256 * 3 * 224 * 224  # bytes of a batch, for want of the one to come
 
 
 @dataclass(frozen=True)
@@ -162,11 +164,7 @@ def _cpu_model() -> str:
 
 def _cores() -> str:
     """Cores of the machine and, where it is fewer, those this process may use."""
-    every = os.cpu_count() or 1
-    usable = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else every)
-    quota = cgroup("cpu.max").split()  # "max 100000" or "200000 100000": microseconds in a period
-    if len(quota) == 2 and quota[0] != "max":
-        usable = min(usable, int(quota[0]) / int(quota[1]))
+    every, usable = os.cpu_count() or 1, usable_cores()
     return f"{every} cores" + (f", {usable:g} of them usable here" if usable < every else "")
 
 
@@ -178,7 +176,14 @@ def room() -> list[Line]:
         lines.append(Line("Memory", f"{memory / GIB:.1f} GiB"))
     if Path("/dev/shm").exists():
         shared = shutil.disk_usage("/dev/shm")
-        little = "less than 1 GiB: --workers may fail; docker run --shm-size 8g" if shared.free < GIB else ""
+        workers = max(1, min(8, int(usable_cores()) - 1))  # as a run takes them on a GPU
+        needed = workers * AHEAD * PICTURES
+        little = (
+            f"{workers} --workers hold {needed / GIB:.1f} GiB of pictures ready, in batches of 256 at 224 × 224: take "
+            "fewer, or give more by docker run --shm-size 8g"
+            if shared.free < needed
+            else ""
+        )
         lines.append(Line("/dev/shm", f"{shared.free / GIB:.1f} of {shared.total / GIB:.1f} GiB free", little))
     disk = shutil.disk_usage(Path.cwd())
     little = "less than 2 GiB: checkpoints may not fit" if disk.free < 2 * GIB else ""
@@ -190,7 +195,20 @@ def room() -> list[Line]:
         endless = files == resource.RLIM_INFINITY
         few = "" if endless or files >= 1024 else "few for data workers: ulimit -n 4096"
         lines.append(Line("Open files", "no limit" if endless else f"at most {files}", few))
+        lines.append(_address_space(resource.getrlimit(resource.RLIMIT_AS)[0], resource.RLIM_INFINITY))
     return lines
+
+
+def _address_space(limit: int, endless: int) -> Line:
+    """What may be mapped, used or not; of workers each has as much for itself."""
+    if limit == endless:
+        return Line("Address space", "no limit")
+    little = ""
+    if Path("/proc/driver/nvidia/version").exists():
+        little = "CUDA maps more than there is memory: ulimit -v unlimited"
+    elif limit < 8 * GIB:
+        little = "torch alone maps 4 GiB, and each worker as much as the run: ulimit -v unlimited"
+    return Line("Address space", f"at most {limit / GIB:.1f} GiB", little)
 
 
 def _show(title: str, lines: list[Line]) -> None:

@@ -15,10 +15,12 @@ from typing import Any, Literal
 import torch
 
 from xmodal import checkpoint, distributed, sharding, stopping
-from xmodal.data.batches import Quarantine, Steps, loader
+from xmodal.data.batches import Quarantine, Steps
+from xmodal.data.workers import deaths_named, loader
 from xmodal.encoders.depth import blocks
 from xmodal.errors import Stopped
 from xmodal.grad_cache import gradients
+from xmodal.guards import Guards
 from xmodal.method import Method, Progress
 from xmodal.micro_batch import largest_slice
 from xmodal.report.log import Log, say
@@ -44,6 +46,7 @@ class Setting:
 
 @stopping.watched()
 @distributed.losses_named()
+@deaths_named()
 def fit(
     method: Method,
     data: Steps,
@@ -100,12 +103,12 @@ def fit(
             method.eval()
             log.event(step, **evaluate())
 
-    in_a_row = 0
+    in_a_row, guards = 0, Guards()
     log.begin(start, setting.steps, data.global_batch)
     if resume is not None and resume.state.get("evaluation_due"):
         judge(start)
     began = time.perf_counter()
-    for step, batch, skipped in loader(data, start, setting.steps, setting.workers):
+    for step, batch, skipped in loader(data, start, setting.steps, setting.workers, log.warn):
         progress = Progress(step, setting.steps, data.steps_per_epoch, data.global_batch)
         distributed.at(step)
         method.train()
@@ -150,6 +153,8 @@ def fit(
             pairs_per_second=data.global_batch / (time.perf_counter() - began),  # reading included
             **{name: float(value) for name, value in metrics.items()},
         )
+        for warning in guards.step(loss.item(), rate, metrics, representations):
+            log.warn(step + 1, warning)
         done = step + 1
         # Evaluation first: a method may keep the best it has been, and that belongs into the checkpoint.
         last = done == setting.steps

@@ -18,6 +18,13 @@ def cgroup(name: str) -> str:
         return ""
 
 
+def usable_cores() -> float:
+    """Cores that this process may use: its affinity, or the container's share of them, which may be a fraction."""
+    usable = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    quota = cgroup("cpu.max").split()  # "max 100000" or "200000 100000": microseconds in a period
+    return min(usable, int(quota[0]) / int(quota[1])) if len(quota) == 2 and quota[0] != "max" else usable
+
+
 def memory_bytes() -> int | None:
     """Main memory, or the container's share of it; None where the system doesn't tell."""
     try:

@@ -17,10 +17,11 @@ from PIL import Image
 from torch import Tensor
 
 from xmodal.data.augment import AUGMENTATIONS, DRAWS, augmentation
-from xmodal.data.batches import Batches, Quarantine, Skipped, chosen, loader
+from xmodal.data.batches import Batches, Quarantine, Skipped, chosen
 from xmodal.data.stable_id import stable_id
 from xmodal.data.stand_ins import MOST_TRIES
 from xmodal.data.table import Table, read_table
+from xmodal.data.workers import loader
 from xmodal.encoders.preparation import Preparation
 from xmodal.errors import BadSample, InputError
 

@@ -75,8 +75,8 @@ def run(config: Config) -> tuple[int, list[dict[str, Any]]]:
     from torch.utils.data import DataLoader
     from tqdm import tqdm
 
-    from xmodal.data.batches import start_worker
     from xmodal.data.source import Columns, open_source
+    from xmodal.data.workers import start_worker
 
     columns = Columns(config.image_column, config.caption_column, config.split_column)
     source = open_source(config.data, config.split, columns)

@@ -19,6 +19,7 @@ from xmodal.data.forms.csv_table import split_of
 from xmodal.data.image_paths import require_some, resolve, with_most
 from xmodal.data.labelled import LABEL_NAMES
 from xmodal.data.pictures import NONE, PictureColumns
+from xmodal.data.reading import each
 from xmodal.data.source import Columns
 from xmodal.errors import BadSample, InputError
 
@@ -48,7 +49,7 @@ class PictureFiles:
         return resolve(self.folder, self.key(row))
 
     def images(self, rows: np.ndarray) -> list[Image.Image | np.ndarray | BadSample]:
-        return decode_each(self.file(row) for row in rows.tolist())
+        return decode_each(each(rows, (self.file(row) for row in rows.tolist())))
 
     def key(self, row: int) -> str:
         return self.paths[int(row)].as_py()

@@ -64,7 +64,8 @@ class Shards:
     def images(
         self, rows: np.ndarray, decoders: Sequence[Decoder] | None = None
     ) -> list[Image.Image | np.ndarray | BadSample]:
-        return decode_each(each(rows, self._files(rows.tolist())), decoders)
+        files = self._files(rows.tolist()) if self.remote else map(self.file, rows.tolist())  # from far all at once
+        return decode_each(each(rows, files), decoders)
 
     def texts(self, row: int) -> Sequence[str]:
         shard, place = self._place(row)

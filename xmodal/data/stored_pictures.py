@@ -16,6 +16,7 @@ from xmodal.data.hf_datasets import open_dataset
 from xmodal.data.hf_pictures import _blocks, _column, _file, _is_picture, splits_by_name
 from xmodal.data.labelled import LABEL_NAMES
 from xmodal.data.pictures import NONE, PictureColumns
+from xmodal.data.reading import each
 from xmodal.errors import BadSample, InputError
 
 NAMES = (*LABEL_NAMES, "labels", "fine_label")
@@ -43,7 +44,7 @@ class StoredPictures:
         return len(self._pictures)
 
     def images(self, rows: np.ndarray) -> list[Image.Image | np.ndarray | BadSample]:
-        return decode_each(self._encoded(rows.tolist()))
+        return decode_each(each(rows, self._encoded(rows.tolist())))
 
     def key(self, row: int) -> str:
         return f"row {int(row)}"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from xmodal.data.batches import start_worker
+from xmodal.data.workers import start_worker
 from xmodal.embedding.inputs import Input, Kind, Part, Pictures
 from xmodal.encoders.sentence import SentenceEncoder
 from xmodal.encoders.side_by_side import side_by_side

@@ -75,7 +75,17 @@ class Log:
         self._write({"step": step, **figures})
         told = {k: v for k, v in figures.items() if not isinstance(v, float) or parse(k).is_first_place}
         line = "  ".join(f"{k} {shown(k, v)}" if isinstance(v, float) else f"{k}: {v}" for k, v in told.items())
-        (self.bar.console.print if self.bar is not None else print)(f"step {step}  {line}")
+        if self.bar is not None:
+            self.bar.console.print(f"step {step}  {line}", markup=False)  # a file's name may have brackets
+        else:
+            print(f"step {step}  {line}", flush=True)
+
+    def warn(self, step: int, text: str) -> None:
+        """A guard's warning, from any thread. Another process than the first prints what the first can't know of."""
+        if self.first:
+            self.event(step, warning=text)
+        else:
+            print(f"process {distributed.rank()}, step {step}  warning: {text}", file=sys.stderr, flush=True)
 
     def end(self) -> None:
         if self.first:

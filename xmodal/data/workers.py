@@ -1,0 +1,210 @@
+"""Worker processes that read ahead: in which order, how they are stopped, and what they are at when they hold a run up.
+
+They are started as `multiprocessing.set_start_method` says, or else as this Python does it on this system; what is
+handed to them can be pickled.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from xmodal import distributed, guards
+from xmodal.data import reading
+from xmodal.data.batches import Steps
+from xmodal.data.stand_ins import Skipped
+from xmodal.errors import Failed, InputError
+from xmodal.machine import usable_cores
+
+AHEAD = 4  # batches that each worker has ready or under way
+
+Warn = Callable[[int, str], None]
+
+
+def loader(
+    batches: Steps, start: int, stop: int, workers: int = 0, warn: Warn | None = None
+) -> Iterator[tuple[int, dict[str, Tensor], list[Skipped]]]:
+    """Steps start … stop − 1 in order, each with its batch and what was skipped for it.
+
+    warn: is told, with the number of the step from 1 on, of a step that waits for its data and for which sample, and
+    of a loader that is slower than the training; the first from a thread of its own, while the step waits.
+    When a worker dies torch raises a RuntimeError, here or in what is done with a batch; see `deaths_named`.
+    """
+    steps = range(start, stop)
+    desk = Desk(batches, start, workers)
+    reader = DataLoader(
+        _Told(batches, desk.places),
+        sampler=steps,  # pyright: ignore[reportArgumentType]
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=AHEAD if workers else None,
+        worker_init_fn=start_worker if workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )
+    slow = guards.SlowLoader(workers, max(1, int(usable_cores())))
+    _last.desk = desk
+    with _Watch(desk, warn) as watch:
+        told = iter(reader)
+        desk.processes = multiprocessing.active_children()
+        came = time.perf_counter()
+        for step in steps:
+            asked = time.perf_counter()
+            with watch.waiting(step):
+                found = next(told)
+            worked, waited, came = asked - came, time.perf_counter() - asked, time.perf_counter()
+            if isinstance(found, InputError):
+                raise found
+            warning = slow.step(waited, worked)
+            if warning and warn is not None and distributed.is_first():
+                warn(step + 1, warning)
+            yield step, *found
+
+
+class _Told(Dataset):
+    """Batches that say what they are at, and whose InputErrors come as values: torch would put a worker's traceback
+    into the message for the user.
+    """
+
+    def __init__(self, batches: Steps, places: Tensor) -> None:
+        self.batches, self.places = batches, places
+
+    def __getitem__(self, step: int) -> tuple[dict[str, Tensor], list[Skipped]] | InputError:
+        worker = get_worker_info()
+        reading.sit_at(self.places[worker.id if worker else 0].numpy())
+        reading.begin(step)
+        try:
+            return self.batches[step]
+        except InputError as error:
+            return error
+        finally:
+            reading.end()
+
+
+def start_worker(_: int) -> None:
+    """Workers compute on one thread, and leave signals to a whole job to the process that waits for them.
+
+    The second SIGTERM is for them: it is how that process ends one that doesn't end by itself.
+    """
+
+    def once(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    signal.signal(signal.SIGTERM, once)
+    for name in ("SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    torch.set_num_threads(1)
+    gc.freeze()  # what was there before the fork: collecting garbage would write to its pages, and so copy them
+
+
+class Desk:
+    """Who reads what: for each worker, or for this process where it reads itself, its place of `reading`."""
+
+    def __init__(self, batches: Steps, start: int, workers: int) -> None:
+        self.batches, self.start, self.workers = batches, start, workers
+        self.processes: list[BaseProcess] = []
+        self.places = torch.full((max(1, workers), 3), reading.NONE).share_memory_()
+
+    def waits_for(self, step: int) -> str:
+        """What keeps the data of a step."""
+        worker = (step - self.start) % max(1, self.workers)  # they are dealt out in turn
+        process, at, row = self.places[worker].tolist()
+        name = f"worker {worker}" if self.workers else "this process"
+        if process == reading.NONE:
+            return f"{name} is still starting"
+        if at != step:
+            return f"{name} has not begun with it, or hands it over"
+        return f"{name} reads {self._sample(row)}" if row != reading.NONE else f"{name} reads its rows at once"
+
+    def was_at(self, process: int) -> str:
+        """A worker, by the number of its process, and what it was at."""
+        for worker, (number, step, row) in enumerate(self.places.tolist()):
+            if number == process:
+                sample = f"reading {self._sample(row)}" if row != reading.NONE else "between two samples"
+                at = f"{sample}, for step {step + 1}" if step != reading.NONE else "handing a batch over, or waiting"
+                return f"Worker {worker} (process {process}), {at},"
+        return f"A worker (process {process}) that had not begun to read"
+
+    def _sample(self, row: int) -> str:
+        return f"row {row}, {self.batches.source.key(row)}"
+
+
+class _Last:
+    desk: Desk | None = None  # of the last loader; outlives it, as an exception on its way out of a loop ends that
+
+
+_last = _Last()
+
+_DEATH = re.compile(r"DataLoader worker \(pid(?:\(s\))? (\d+)")  # as torch says it
+_ADVICE = {
+    "SIGKILL": "Most likely memory ran out: fewer --workers or a smaller --batch-size take less.",
+    "SIGBUS": "Most likely /dev/shm is full: fewer --workers or a smaller --batch-size take less, "
+    "docker run --shm-size 8g gives more.",
+}
+
+
+@contextmanager
+def deaths_named() -> Iterator[None]:
+    """Inside, the death of a worker, which torch may raise anywhere, is a Failed that says what it was reading."""
+    try:
+        yield
+    except RuntimeError as error:
+        told, desk = _DEATH.match(str(error)), _last.desk
+        if told is None or desk is None:
+            raise
+        process = next((p for p in desk.processes if p.pid == int(told[1])), None)
+        if process is None:  # a worker of something else
+            raise
+        process.join(5)
+        code = process.exitcode or 0
+        by = signal.Signals(-code).name if code < 0 else ""
+        how = f"was killed by {by}" if by else f"ended with exit code {code}"
+        advice = _ADVICE.get(by, "If the same sample ends the next run, too, take it out of the data.")
+        raise Failed(f"{desk.was_at(int(told[1]))} {how}.\n{advice}") from error
+    finally:
+        _last.desk = None
+
+
+class _Watch:
+    """A thread that speaks up while a step waits for its data."""
+
+    def __init__(self, desk: Desk, warn: Warn | None) -> None:
+        self.desk, self.warn = desk, warn
+        self.stall = guards.Stall()
+        self.now: tuple[int, float] | None = None  # the step that waits, and since when
+        self.over = threading.Event()
+
+    def __enter__(self) -> _Watch:
+        if self.warn is not None:
+            threading.Thread(target=self._look, args=[self.warn], name="watch over the loader", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+
+    @contextmanager
+    def waiting(self, step: int) -> Iterator[None]:
+        began = time.perf_counter()
+        self.now = step, began
+        yield
+        self.now = None
+        self.stall.came(time.perf_counter() - began)
+
+    def _look(self, warn: Warn) -> None:
+        while not self.over.wait(self.stall.patience / 20):
+            now = self.now
+            if now is not None and self.stall.waits(time.perf_counter() - now[1]):
+                told = f"its data has not come for {self.stall.patience:g} s: {self.desk.waits_for(now[0])}."
+                warn(now[0] + 1, told)
