@@ -99,9 +99,9 @@ def simclr(config: Config, encoder: ImageEncoder) -> Method:
         def objective(
             self, representations: dict[str, Tensor], targets: dict[str, Tensor], progress: Progress
         ) -> tuple[Tensor, dict[str, float | Tensor]]:
-            views = representations["views"].float()
-            projected = normalize(self.head(views.flatten(0, 1)), dim=-1).unflatten(0, (-1, 2))  # (b, 2, head_dim) unit
-            return nt_xent_loss(projected[:, 0], projected[:, 1], config.temperature), {}
+            views = representations["views"]  # (b, 2, d)
+            rows = normalize(self.head(views.flatten(0, 1)), dim=-1).unflatten(0, (-1, 2))  # (b, 2, head_dim) unit
+            return nt_xent_loss(rows[:, 0], rows[:, 1], config.temperature), {}
 
         def export(self) -> ImageEncoder:
             return whole(encoder)

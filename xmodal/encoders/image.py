@@ -50,12 +50,13 @@ class ImageEncoder(Sleepers):
     def forward(self, image: Tensor) -> Tensor:
         """uint8 pixels (b, 3, h, w) -> features (b, d), not normalised; several views (b, v, 3, h, w) -> (b, v, d).
 
+        They are float32 or better, under autocast too, since heads and losses go on from there outside of it.
         Views that come together share the statistics of a BatchNorm, as in SimCLR's reference code; where a method's
         views have statistics of their own, as in BYOL's and Barlow Twins', give one after the other.
         """
         flat = image.flatten(0, -4)
         rows = self.image((flat.to(self.std.dtype) / 255 - self.mean) / self.std)
-        return rows.unflatten(0, image.shape[:-3])
+        return rows.to(torch.promote_types(rows.dtype, torch.float32)).unflatten(0, image.shape[:-3])
 
     @torch.inference_mode()
     def encode_image(self, images: Sequence[Picture], batch_size: int = 256) -> Tensor:

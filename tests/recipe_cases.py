@@ -1,0 +1,109 @@
+"""Image recipes on a few small pictures: started on two processes by test_recipes.py, compared with one.
+
+A new recipe adds one entry to CASES. Each process takes its part of two global batches, of uneven size, and, alone, the
+whole of them; it writes how far loss, gradients and state are off as JSON.
+Usage: torchrun --nproc_per_node 2 recipe_cases.py FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from xmodal import distributed
+from xmodal.encoders.image import ImageEncoder
+from xmodal.encoders.preparation import Preparation
+from xmodal.encoders.small_resnet import SmallResNet
+from xmodal.grad_cache import gradients
+from xmodal.method import Method, Progress
+from xmodal.train import simclr
+
+SIDE, B = 16, 12
+PARTS = 5, 7  # rows of the global batch on each process
+STEPS = 2  # so that what one step leaves behind, a queue or a teacher, has a part in the next
+
+
+@dataclass(frozen=True)
+class Case:
+    """method: a fresh one, always with the same weights. batch: a global batch of B rows, by number."""
+
+    method: Callable[[], Method]
+    batch: Callable[[int], dict[str, Tensor]]
+
+
+def encoder() -> ImageEncoder:
+    """Two stages with BatchNorm. Call it first: it seeds the weights of what comes after, heads too."""
+    torch.manual_seed(3)
+    return ImageEncoder(SmallResNet((8, 16)), 16, preparation=Preparation(SIDE, SIDE), description={})
+
+
+def views(number: int, v: int = 2, side: int = SIDE) -> Tensor:
+    """(B, v, 3, side, side) uint8: views that have something in common."""
+    g = torch.Generator().manual_seed(number)
+    shared = torch.randint(0, 128, (B, 1, 3, side, side), generator=g)
+    return (shared + torch.randint(0, 128, (B, v, 3, side, side), generator=g)).to(torch.uint8)
+
+
+def two_views(number: int) -> dict[str, Tensor]:
+    return {"views": views(number), "row": torch.arange(B)}
+
+
+CASES = {
+    "simclr": Case(lambda: simclr.simclr(simclr.Config(head_dim=8), encoder()), two_views),
+}
+
+
+def trained(case: Case, part: slice) -> Iterator[dict[str, Tensor]]:
+    """Steps of plain descent in float64 on a part of each batch: loss, gradients and the state after it, by name."""
+    method = case.method().double().train()
+    for step in range(STEPS):
+        batch = {name: value[part] for name, value in case.batch(step).items()}
+        progress = Progress(step, STEPS, 1, B)
+        device = torch.device("cpu")
+        method.zero_grad(set_to_none=True)
+        loss, _, representations, targets = gradients(method, batch, progress, device, 0, None, nullcontext)
+        distributed.sum_gradients(method.parameters())
+        found = {f"gradient of {name}": p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
+        with torch.no_grad():
+            for p in method.parameters():
+                if p.grad is not None:
+                    p.sub_(p.grad, alpha=0.1)
+        method.after_step(representations, targets, progress)
+        yield {"loss": loss, **found, **{f"state {name}": t.clone() for name, t in method.state_dict().items()}}
+
+
+def off(case: Case) -> dict[str, float]:
+    """How far this process is from one that has the whole batch: the most of each kind, in parts of the largest."""
+    first = sum(PARTS[: distributed.rank()])
+    together = list(trained(case, slice(first, first + PARTS[distributed.rank()])))
+    with distributed.alone():
+        alone = list(trained(case, slice(None)))
+    worst: dict[str, float] = {}
+    for here, there in zip(together, alone, strict=True):
+        assert here.keys() == there.keys()
+        for name in here:
+            a, b = here[name].double(), there[name].double()
+            kind = name.split()[0]
+            difference = ((a - b).abs().max() / b.abs().max().clamp_min(1)).item() if a.numel() else 0.0
+            worst[kind] = max(worst.get(kind, 0.0), difference)
+    return worst
+
+
+def main() -> None:
+    distributed.start("fp32")
+    found: Any = {name: off(case) for name, case in CASES.items()}
+    Path(sys.argv[1], f"rank{distributed.rank()}.json").write_text(json.dumps(found, indent=1))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
