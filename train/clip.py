@@ -63,8 +63,11 @@ class Config(FineTuning):
     """Pixels a side of `small`: 16 times a power of two. 32 if not given, 64 for photographs."""
     vocabulary: int = 1500
     """Pieces of `small`'s tokenizer."""
-    captions: int = 1
-    """How many captions of each image are in a batch, all of them its positives."""
+    captions: int | Literal["all"] = 1
+    """How many captions of each image are in a batch, all of them its positives; all: as many as it has."""
+    weights: tuple[float, ...] = ()
+    """For each of the sources that --data names with :: between, of how many times its rows an epoch has. 2.5: every
+    row twice and half of them, others each epoch, once more. 1 each if not given."""
     image_column: str | None = None
     """The table's column of image paths, if it has no usual name."""
     caption_column: str | None = None
@@ -79,7 +82,8 @@ class Config(FineTuning):
         require(self, "clip_norm", lambda v: v >= 0, "0 or more")
         require(self, "image_size", lambda v: v in (32, 64, 128, 256, 512), "one of 32, 64, 128, 256, 512")
         require(self, "vocabulary", lambda v: v >= 64, "at least 64")
-        require(self, "captions", lambda v: v >= 1, "at least 1")
+        require(self, "captions", lambda v: v == "all" or v >= 1, "at least 1, or all")
+        require(self, "weights", lambda v: all(0 < w < math.inf for w in v), "numbers above 0")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -117,10 +121,15 @@ def clip(config: Config, opened: Towers) -> Method:
             self.average = Average(towers, config.ema) if config.ema is not None else None
 
         def encode(self, batch: Batch) -> dict[str, Tensor]:
-            return self.towers(image=batch["image"], text=batch["text"])  # (b, d) unit, each; text may be (b, k, d)
+            if "text_there" not in batch:
+                return self.towers(image=batch["image"], text=batch["text"])  # (b, d) unit, each; text may be (b, k, d)
+            there = batch["text_there"]  # (b, k): only texts that are there are encoded
+            rows = self.towers(image=batch["image"], text=batch["text"][there])  # (b, d) and (m, d) unit
+            places = rows["text"].new_zeros(*there.shape, rows["text"].shape[-1])
+            return {**rows, "text": places.index_put((there,), rows["text"])}
 
         def targets(self, batch: Batch) -> dict[str, Tensor]:
-            return {"image_id": batch["image_id"], "text_id": batch["text_id"]}
+            return {name: batch[name] for name in ("image_id", "text_id", "text_there") if name in batch}
 
         def objective(
             self, representations: dict[str, Tensor], targets: dict[str, Tensor], progress: Progress
@@ -128,9 +137,10 @@ def clip(config: Config, opened: Towers) -> Method:
             scale = self.log_scale.exp()
             image, text = representations["image"], representations["text"]
             image_id, text_id = targets["image_id"], targets["text_id"]
-            if text.ndim == 3:  # an image stands once beside each of its k captions, and is a positive of them all
-                image, image_id = (x.repeat_interleave(text.shape[1], 0) for x in (image, image_id))
-                text, text_id = text.flatten(0, 1), text_id.flatten()
+            if text.ndim == 3:  # an image stands once beside each of its captions, and is a positive of them all
+                there = targets.get("text_there", torch.ones_like(text_id, dtype=torch.bool))  # (b, k)
+                image, image_id = (x.repeat_interleave(there.sum(1), 0) for x in (image, image_id))
+                text, text_id = text[there], text_id[there]
             loss = clip_loss(image, text, scale, image_id=image_id, text_id=text_id, positives=config.positives)
             metrics: dict[str, float | Tensor] = {"scale": scale.detach()}
             if config.positives == "uniform":
@@ -169,7 +179,7 @@ def run(config: Config) -> dict[str, Any]:
 
     this = runs.begin("clip", config)
     columns = Columns(config.image_column, config.caption_column, config.split_column)
-    pairs, tests = open_pairs(config.data, config.val, columns)
+    pairs, tests = open_pairs(config.data, config.val, columns, config.weights)
 
     def train_tokenizer() -> PiecesTokenizer:
         return this.tokenizer(lambda: PiecesTokenizer.train(captions(pairs), config.vocabulary))

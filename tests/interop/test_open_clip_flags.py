@@ -228,8 +228,9 @@ def test_notes(flags: str, note: str) -> None:
         (f"{TABLE} --force-image-size 336", "--force-image-size: a model is taken as it is configured"),
         (f"{TABLE} --model coca_ViT-B-32", "CoCa is no dual encoder"),
         (f"{TABLE} --use-naflex", "--use-naflex: there are no NaFlex"),
-        ("--train-data 's/{00..41}.tar'", "shards of tar files aren't read yet"),
-        ("--train-data s.tar::t.tar --dataset-type webdataset", "shards of tar files"),
+        ("--train-data 'pipe:aws s3 cp s3://b/{00..41}.tar -'", "a command isn't run; name the address itself"),
+        ("--train-data t.csv --dataset-type webdataset", "--train-data t.csv names no tar files"),
+        ("--train-data a.tar::b.tar --train-data-upsampling-factors 1::x", "expected numbers with :: between"),
         ("--dataset-type synthetic", "no made-up pictures"),
         ("--val-data v.csv --model RN50", "--train-data isn't given"),
         ("python", "put quotes around it"),
@@ -245,8 +246,8 @@ def test_refused(words: str, said: str) -> None:
 
 def test_all_that_is_refused_is_said_at_once() -> None:
     with pytest.raises(InputError) as caught:
-        translate("--train-data t.tar --siglip --opt nadamw")
-    assert all(word in str(caught.value) for word in ("--train-data t.tar", "--siglip", "--opt nadamw"))
+        translate("--train-data pipe:t.tar --siglip --opt nadamw")
+    assert all(word in str(caught.value) for word in ("--train-data pipe:t.tar", "--siglip", "--opt nadamw"))
 
 
 def test_epochs_are_as_long_as_theirs() -> None:
@@ -359,3 +360,20 @@ def _example(action: argparse.Action) -> list[str]:
     if action.choices:
         return [name, next(str(choice) for choice in action.choices if choice != action.default)]
     return [name, {int: "3", float: "0.25"}.get(action.type, "tensorboard")]  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def test_shards_their_weights_and_the_length_of_their_epochs() -> None:
+    command = (
+        "--train-data 'a/{00..41}.tar::s3://b/{00..09}.tar' --train-data-upsampling-factors 1::2.5 --dataset-resampled "
+        "--train-num-samples 100000 --batch-size 256 --workers 6 --epochs 3 --accum-freq 2 --warmup 10"
+    )
+    found = translate(command, processes=4)
+    assert found.values["data"] == "a/{00..41}.tar::s3://b/{00..09}.tar"
+    assert found.values["weights"] == (1.0, 2.5)
+    assert not {"image_column", "caption_column"} & found.values.keys()
+    # 98 batches of 4 × 256; 17 for each of 6 workers are 102, in twos.
+    assert found.values["steps"] == 3 * 51
+    config = parse(Config, found.flags(), prog="xmodal train clip")
+    assert (config.weights, config.steps) == ((1.0, 2.5), 153)
+    assert any(line.startswith("not the same: --dataset-resampled: each sample comes once") for line in found.notes)
+    assert translate("--train-data a.tar").values["data"] == "a.tar"

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from xmodal.data.augment import DRAWS
-from xmodal.data.order import CAPTION, draws, positions_of_step, shuffle, steps_per_epoch
+from xmodal.data.order import CAPTION, draws, positions_of_step, steps_per_epoch
+from xmodal.data.orders import order_of
 from xmodal.data.source import Source
 from xmodal.data.stable_id import stable_id
 from xmodal.data.stand_ins import Skipped, read_pictures
@@ -54,7 +55,8 @@ class Batches(Dataset):
     part: first and last row (excluded) of the global batch that this process takes.
     prepare_images: pictures and draws (b, DRAWS) -> (b, 3, h, w) uint8; its `decoders`, where it has them, read the
     files (see `xmodal.data.augment`). tokenize: (b) strings -> (b, l) long.
-    captions: how many of a row's texts are in the batch; with 1 the texts are (b, l), with k (b, k, l).
+    captions: how many of a row's texts are in the batch; with 1 the texts are (b, l), with k (b, k, l). With "all" k is
+    the most that one of these rows has, and text_there (b, k) bool says which of the places are filled.
     """
 
     def __init__(
@@ -66,42 +68,48 @@ class Batches(Dataset):
         seed: int,
         prepare_images: Callable[[Sequence[Any], np.ndarray], Tensor],
         tokenize: Callable[[Sequence[str]], Tensor],
-        captions: int = 1,
+        captions: int | Literal["all"] = 1,
     ) -> None:
         self.source, self.global_batch, self.part, self.seed = source, batch, part, seed
         self.prepare_images, self.tokenize, self.captions = prepare_images, tokenize, captions
-        self.steps_per_epoch = steps_per_epoch(len(source), batch)
+        self.order = order_of(source)
+        self.steps_per_epoch = steps_per_epoch(len(self.order), batch)
 
     def __getitem__(self, step: int) -> tuple[dict[str, Tensor], list[Skipped]]:
         """A flat dict: image (b, 3, h, w) uint8, text (b, l) or (b, k, l), text_id (b,) or (b, k), image_id and row
         (b,) long."""
-        n = len(self.source)
-        epoch, positions = positions_of_step(step, n, self.global_batch, self.part)
-        rows = shuffle(positions, n, self.seed, epoch)
+        epoch, positions = positions_of_step(step, len(self.order), self.global_batch, self.part)
+        rows = self.order.rows(positions, self.seed, epoch)
         numbers = draws(self.seed, epoch, positions, DRAWS)
         decoders: Any = getattr(self.prepare_images, "decoders", None)
         pictures, rows, skipped = read_pictures(
             *(self.source, rows, positions, epoch, self.seed), decoders=decoders and decoders(numbers)
         )
-        k = self.captions
-        choices = draws(self.seed, epoch, positions, k, CAPTION)  # (b, k)
-        texts = [
-            text
-            for row, numbers in zip(rows.tolist(), choices, strict=True)
-            for text in chosen(self.source.texts(row), numbers)
-        ]
-        tokens = self.tokenize(texts)
-        text_id = torch.tensor([stable_id(text) for text in texts], dtype=torch.long)
-        if k > 1:
-            tokens, text_id = tokens.unflatten(0, (-1, k)), text_id.view(-1, k)
+        told = self._texts(rows, positions, epoch)
+        texts = [text for each in told for text in each]
+        tokens, text_id = self.tokenize(texts), torch.tensor([stable_id(text) for text in texts], dtype=torch.long)
+        there = {}
+        if isinstance(self.captions, str):  # "all"
+            filled = _filled([len(each) for each in told])
+            tokens, text_id, there = _placed(tokens, filled), _placed(text_id, filled), {"text_there": filled}
+        elif self.captions > 1:
+            tokens, text_id = tokens.unflatten(0, (-1, self.captions)), text_id.view(-1, self.captions)
         batch = {
             "image": self.prepare_images(pictures, numbers),
             "text": tokens,
             "image_id": torch.from_numpy(self.source.image_id[rows]),
             "text_id": text_id,
+            **there,
             "row": torch.from_numpy(rows),
         }
         return batch, skipped
+
+    def _texts(self, rows: np.ndarray, positions: np.ndarray, epoch: int) -> list[Sequence[str]]:
+        """The texts of rows (b,) that are in the batch."""
+        if isinstance(self.captions, str):
+            return [self.source.texts(row) for row in rows.tolist()]
+        choices = draws(self.seed, epoch, positions, self.captions, CAPTION)  # (b, k)
+        return [chosen(self.source.texts(row), u) for row, u in zip(rows.tolist(), choices, strict=True)]
 
 
 def chosen(texts: Sequence[str], numbers: np.ndarray) -> list[str]:
@@ -114,55 +122,16 @@ def chosen(texts: Sequence[str], numbers: np.ndarray) -> list[str]:
     return found
 
 
-def loader(
-    batches: Steps, start: int, stop: int, workers: int = 0
-) -> Iterator[tuple[int, dict[str, Tensor], list[Skipped]]]:
-    """Steps start … stop − 1 in order, each with its batch and what was skipped for it."""
-    steps = range(start, stop)
-    reader = DataLoader(
-        _Told(batches),
-        sampler=steps,  # pyright: ignore[reportArgumentType]
-        batch_size=None,
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=start_worker if workers else None,
-        pin_memory=torch.cuda.is_available(),
-    )
-    for step, told in zip(steps, reader, strict=True):
-        if isinstance(told, InputError):
-            raise told
-        batch, skipped = told
-        yield step, batch, skipped
+def _filled(counts: Sequence[int]) -> Tensor:
+    """How many texts each row has (b) -> which of its places are filled, (b, k) bool, k the most of them."""
+    return torch.arange(max(counts, default=0)) < torch.tensor(counts, dtype=torch.long)[:, None]
 
 
-class _Told(Dataset):
-    """Batches whose InputErrors come as values: torch would put a worker's traceback into the message for the user."""
-
-    def __init__(self, batches: Steps) -> None:
-        self.batches = batches
-
-    def __getitem__(self, step: int) -> tuple[dict[str, Tensor], list[Skipped]] | InputError:
-        try:
-            return self.batches[step]
-        except InputError as error:
-            return error
-
-
-def start_worker(_: int) -> None:
-    """Workers compute on one thread, and leave signals to a whole job to the process that waits for them.
-
-    The second SIGTERM is for them: it is how that process ends one that doesn't end by itself.
-    """
-    import signal
-
-    def once(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    signal.signal(signal.SIGTERM, once)
-    for name in ("SIGINT", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    torch.set_num_threads(1)
+def _placed(values: Tensor, filled: Tensor) -> Tensor:
+    """Values (m, …) in the m places that are filled, zeros in the others: (b, k, …)."""
+    places = values.new_zeros(*filled.shape, *values.shape[1:])
+    places[filled] = values
+    return places
 
 
 class Quarantine:

@@ -24,10 +24,10 @@ class Mixture:
     """
 
     def __init__(self, name: str, parts: Sequence[tuple[str, Source]], weights: Sequence[float] = ()) -> None:
-        self.name, self.parts, self.weights = name, [part for _, part in parts], list(weights) or [1.0] * len(parts)
+        self.name, self.parts = name, [part for _, part in parts]
         sizes = [len(part) for part in self.parts]
         self._ends = np.cumsum(sizes)  # the row after each part's last
-        self.order: Order = Mixed([order_of(part) for part in self.parts], self.weights, sizes)
+        self.order: Order = Mixed([order_of(part) for part in self.parts], weights or [1.0] * len(parts), sizes)
         self.image_id = np.concatenate([part.image_id ^ np.int64(stable_id(spec)) for spec, part in parts])
         self.dropped: Mapping[str, int] = sum((Counter(part.dropped) for part in self.parts), Counter[str]())
         self.photographs = 2 * sum(len(part) for part in self.parts if part.photographs) > len(self)
@@ -58,8 +58,7 @@ class Mixture:
         return f"{part.name}: {part.key(place)}"
 
     def fingerprint(self) -> str:
-        told = [(part.fingerprint(), weight) for part, weight in zip(self.parts, self.weights, strict=True)]
-        return hashlib.sha256(repr(told).encode()).hexdigest()
+        return hashlib.sha256("".join(part.fingerprint() for part in self.parts).encode()).hexdigest()
 
     def _place(self, row: int) -> tuple[Source, int]:
         """The part that a row is of, and its number there."""

@@ -114,11 +114,12 @@ def translate(
     _refuse(theirs, given)
     different: list[str] = []
     notes: list[str] = []
-    rows = count(theirs["--train-data"], theirs["--csv-img-key"])
+    shards = _of_shards(theirs)
+    rows = None if shards else count(theirs["--train-data"], theirs["--csv-img-key"])
 
     values = {
         "preset": "paper",  # its numbers are all replaced; any other would replace what isn't said
-        **_data(theirs, rows, different),
+        **_data(theirs, rows, different, notes),
         **_model(theirs, given, different, notes),
         **_optimizer(theirs, different),
         **_length(theirs, given, rows, processes, different, notes),
@@ -253,10 +254,10 @@ def _refuse(theirs: dict[str, Any], given: dict[str, Any]) -> None:
         if (told := [name for name in names if given.get(name) not in (None, False, "0", "0.0", "1.0")])
     ]
     train, kind, resume, weights = (theirs[f"--{n}"] for n in ("train-data", "dataset-type", "resume", "pretrained"))
-    shards = "::" in str(train) or str(train).endswith(".tar") or str(train).startswith("pipe:")
-    if kind.startswith("webdataset") or (kind == "auto" and shards):
-        told = f"--train-data {train}" if kind == "auto" else f"--dataset-type {kind}"
-        found.append(f"{told}: shards of tar files aren't read yet; expected a table, CSV or TSV")
+    if "pipe:" in str(train):
+        found.append(f"--train-data {train}: a command isn't run; name the address itself, such as s3://… or https://…")
+    elif train and kind.startswith("webdataset") and not all(".tar" in part for part in train.split("::")):
+        found.append(f"--dataset-type {kind}: --train-data {train} names no tar files")
     elif kind.startswith("synthetic"):
         found.append(f"--dataset-type {kind}: there are no made-up pictures; without --data there is glyphs")
     elif not train:
@@ -282,11 +283,27 @@ def _refuse(theirs: dict[str, Any], given: dict[str, Any]) -> None:
         raise InputError(f"{FLAG}: not here, so leave it out of the command or change it:\n  " + "\n  ".join(found))
 
 
-def _data(theirs: dict[str, Any], rows: Rows | None, different: list[str]) -> dict[str, Any]:
+def _of_shards(theirs: dict[str, Any]) -> bool:
+    """Whether what is trained on is tar files, as they tell it."""
+    kind, train = theirs["--dataset-type"], str(theirs["--train-data"])
+    return kind.startswith("webdataset") or (kind == "auto" and ("::" in train or train.endswith(".tar")))
+
+
+def _data(theirs: dict[str, Any], rows: Rows | None, different: list[str], notes: list[str]) -> dict[str, Any]:
     values: dict[str, Any] = {"data": theirs["--train-data"]}
     if theirs["--val-data"]:
         values["val"] = theirs["--val-data"]
-    values |= {"image_column": theirs["--csv-img-key"], "caption_column": theirs["--csv-caption-key"]}
+    factors = theirs["--train-data-upsampling-factors"]
+    if not _of_shards(theirs):
+        values |= {"image_column": theirs["--csv-img-key"], "caption_column": theirs["--csv-caption-key"]}
+        if factors:
+            notes.append("--train-data-upsampling-factors: about shards, nothing for a table")
+    elif factors:
+        values["weights"] = _weights(factors)
+        different.append(
+            f"--train-data-upsampling-factors {factors}: there the odds at which samples are drawn, here of how many "
+            "times its rows an epoch has of each source"
+        )
     different.append("equal images or captions of a batch are positives here, and negatives there")
     if rows is not None and rows.split is not None:
         different.append(
@@ -294,6 +311,15 @@ def _data(theirs: dict[str, Any], rows: Rows | None, different: list[str]) -> di
             f"{rows.all_lines} are"
         )
     return {**values, "augment": _augment(theirs, different)}
+
+
+def _weights(factors: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in factors.split("::"))
+    except ValueError:
+        raise InputError(
+            f"{FLAG}: --train-data-upsampling-factors is {factors!r}; expected numbers with :: between, such as 1::2.5."
+        ) from None
 
 
 def _augment(theirs: dict[str, Any], different: list[str]) -> str:
@@ -377,6 +403,14 @@ def _length(
         notes.append(f"--accum-freq {slices}: batches of {pairs * slices} in slices of {pairs}, the same gradient")
     values["epochs"] = float(epochs)
     epoch = math.ceil(rows.lines / processes) // pairs // slices if rows else 0  # their steps in one
+    if samples := theirs["--train-num-samples"]:
+        if _of_shards(theirs):
+            batches, workers = math.ceil(samples / (pairs * processes)), max(1, theirs["--workers"])
+            epoch = math.ceil(batches / workers) * workers // slices  # each worker has as many
+            values["steps"] = epochs * epoch
+            notes.append(f"--train-num-samples {samples}: an epoch is {epoch} steps there, and so long is the run here")
+        else:
+            notes.append("--train-num-samples: not needed, the table's rows are counted")
     steps = epochs * epoch
     if rows and epoch:
         ours = rows.images // (pairs * slices * processes)
@@ -386,11 +420,11 @@ def _length(
                 f"--epochs {epochs}: {epoch} steps each there, where every line is a pair, and {ours} here, where an "
                 f"image comes with one of its captions: --steps {steps} is as long"
             )
-        if theirs["--warmup"] >= steps:
-            different.append(
-                f"--warmup {theirs['--warmup']}: longer than the run of {steps} steps, so it is cut to a tenth of it; "
-                f"there the learning rate ends at {steps / theirs['--warmup']:.0%} of --lr"
-            )
+    if epoch and theirs["--warmup"] >= steps:
+        different.append(
+            f"--warmup {theirs['--warmup']}: longer than the run of {steps} steps, so it is cut to a tenth of it; "
+            f"there the learning rate ends at {steps / theirs['--warmup']:.0%} of --lr"
+        )
     for name, field, wanted in (
         ("--save-frequency", "save_every", "--save-frequency" in given),
         ("--val-frequency", "eval_every", bool(theirs["--val-data"])),

@@ -12,6 +12,8 @@ from typing import Any
 TRANSLATED: dict[str, tuple[type, Any]] = {
     "--train-data": (str, None),
     "--val-data": (str, None),
+    "--train-num-samples": (int, None),
+    "--train-data-upsampling-factors": (str, None),
     "--dataset-type": (str, "auto"),
     "--csv-img-key": (str, "filepath"),
     "--csv-caption-key": (str, "title"),
@@ -64,11 +66,11 @@ LEFT_OUT: dict[tuple[str, ...], str] = {
     ),
     ("--device",): "a GPU is taken where there is one; CUDA_VISIBLE_DEVICES hides them",
     ("--csv-separator",): "not needed, it is found in the table's header",
-    ("--train-num-samples", "--val-num-samples"): "not needed, the table's rows are counted",
-    (
-        *("--dataset-resampled", "--train-data-upsampling-factors", "--image-key", "--text-key", "--json-text-key"),
-        *("--length-bucketing", "--bucket-pool", "--bucket-chunk"),
-    ): "about shards, nothing for a table",
+    ("--val-num-samples",): "not needed, what is evaluated on is counted",
+    ("--image-key", "--text-key", "--json-text-key"): (
+        "not needed for a table; in shards pictures are found by their suffix, and captions in .txt, else in .json"
+    ),
+    ("--length-bucketing", "--bucket-pool", "--bucket-chunk"): "not needed, text towers leave the padding out",
     ("--text-pad-multiple",): "not needed, text towers leave the padding out",
     ("--max-image-pixels",): "not needed, a picture that can't be decoded is named in skipped.jsonl",
     ("--zeroshot-frequency",): "there is no zero-shot evaluation while training",
@@ -93,6 +95,7 @@ LEFT_OUT: dict[tuple[str, ...], str] = {
 # What is left out although it would change the result a little.
 NOT_THE_SAME: dict[tuple[str, ...], str] = {
     ("--use-bn-sync",): "a tower's BatchNorm sees the rows of its own process",
+    ("--dataset-resampled",): "each sample comes once an epoch, or as often as its weight says, not by chance",
     ("--image-interpolation", "--image-resize-mode"): "pictures are resized as the model's own configuration says",
 }
 
