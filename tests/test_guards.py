@@ -98,12 +98,14 @@ def test_rows_of_two_kinds_and_nothing_within_them() -> None:
 
 
 def test_pairs_that_have_nothing_in_common() -> None:
-    strangers = {"image": rows(512, 64), "text": rows(512, 64, seed=1)}
-    [(step, text)] = said(Guards(), 2 * LONG, representations=strangers)
-    assert step == LONG  # of the first there is no telling whether the rate still rises
+    guard, found = Guards(), []
+    for step in range(2 * LONG):  # in a batch of 64 they stand out or not by chance, by ±0.2 nats
+        strangers = {"image": rows(64, 64, seed=2 * step), "text": rows(64, 64, seed=2 * step + 1)}
+        found += [(step, text) for text in guard.step(4.16, 1.0, {"scale": 14.0}, strangers)]
+    [(step, text)] = found
+    assert LONG <= step < 2 * LONG  # of the first there is no telling whether the rate still rises
     assert "pairs have been no more alike than other rows" in text
-    alone = {"image": strangers["image"]}
-    assert said(Guards(), 2 * LONG, representations=alone) == []
+    assert said(Guards(), 2 * LONG, representations={"image": rows()}) == []
 
 
 def test_measures_against_their_definitions() -> None:
