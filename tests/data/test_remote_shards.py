@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import pickle
 import re
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +21,7 @@ from xmodal.data.batches import Batches
 from xmodal.data.orders import Windowed, order_of
 from xmodal.data.shard_index import Index
 from xmodal.data.source import Columns, form_of, open_pairs, open_source, splits
+from xmodal.data.workers import loader, start_method
 from xmodal.errors import BadSample, Failed, InputError
 
 
@@ -223,24 +223,24 @@ def read(data: Batches, steps: Sequence[int]) -> list[list[int]]:
     return [data[step][0]["text"].flatten().tolist() for step in steps]
 
 
-def _into(queue: Any, packed: bytes, steps: Sequence[int]) -> None:
-    queue.put(read(pickle.loads(packed), steps))
-
-
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_other_processes_have_clients_of_their_own(server: Server, start: Any) -> None:
-    """Also one that is forked after its parent has used a client."""
+def test_parts_of_a_batch_are_the_whole(server: Server) -> None:
     source = open_source(f"{server.address}/{{00000..00001}}.tar")
+    whole, *parts = (
+        Batches(source, batch=3, part=part, seed=0, prepare_images=view, tokenize=lengths)
+        for part in ((0, 3), (0, 1), (1, 3))
+    )
+    halves = zip(*(read(part, range(6)) for part in parts), strict=True)
+    assert [a + b for a, b in halves] == read(whole, range(6))
+
+
+def test_workers_have_clients_of_their_own_and_failures_come_from_them_as_they_are(server: Server) -> None:
+    """They are not forked, since the clients here have threads."""
+    source = open_source(f"{server.address}/{{00000..00001}}.tar")
+    assert start_method(source, 1) == ("forkserver" if multiprocessing.get_start_method() == "fork" else None)
     data = Batches(source, batch=3, part=(0, 3), seed=0, prepare_images=view, tokenize=lengths)
-    steps = range(6)
-    expected = read(data, steps)
-    context = multiprocessing.get_context(start)
-    queue: Any = context.Queue()
-    process = context.Process(target=_into, args=(queue, pickle.dumps(data), steps))
-    process.start()
-    assert queue.get(timeout=60) == expected
-    process.join()
-    parts = [
-        Batches(source, batch=3, part=part, seed=0, prepare_images=view, tokenize=lengths) for part in ((0, 1), (1, 3))
-    ]
-    assert [a + b for a, b in zip(*(read(part, steps) for part in parts), strict=True)] == expected
+    steps = loader(data, 0, 12, workers=1)
+    found = [next(steps)[1]["text"].flatten().tolist() for _ in range(4)]
+    assert found == read(data, range(4))
+    server.broken = 10_000
+    with pytest.raises(Failed, match=r"Can't read http://.*after 4 tries"):
+        list(steps)

@@ -76,7 +76,7 @@ def run(config: Config) -> tuple[int, list[dict[str, Any]]]:
     from tqdm import tqdm
 
     from xmodal.data.source import Columns, open_source
-    from xmodal.data.workers import start_worker
+    from xmodal.data.workers import start_method, start_worker
 
     columns = Columns(config.image_column, config.caption_column, config.split_column)
     source = open_source(config.data, config.split, columns)
@@ -86,6 +86,7 @@ def run(config: Config) -> tuple[int, list[dict[str, Any]]]:
         batch_size=None,
         num_workers=workers,
         worker_init_fn=start_worker if workers else None,
+        multiprocessing_context=start_method(source, workers),
     )
     bad: list[dict[str, Any]] = []
     with tqdm(total=len(source), unit=" pictures", disable=None) as bar:

@@ -30,6 +30,7 @@ class Mixture:
         self.order: Order = Mixed([order_of(part) for part in self.parts], weights or [1.0] * len(parts), sizes)
         self.image_id = np.concatenate([part.image_id ^ np.int64(stable_id(spec)) for spec, part in parts])
         self.dropped: Mapping[str, int] = sum((Counter(part.dropped) for part in self.parts), Counter[str]())
+        self.remote = any(getattr(part, "remote", False) for part in self.parts)
         self.photographs = 2 * sum(len(part) for part in self.parts if part.photographs) > len(self)
 
     def __len__(self) -> int:

@@ -191,7 +191,7 @@ def _pack(source: Source, folder: Path, config: Config) -> Iterator[Any]:
     from torch.utils.data import DataLoader
     from tqdm import tqdm
 
-    from xmodal.data.workers import start_worker
+    from xmodal.data.workers import start_method, start_worker
 
     _tried(folder, lambda: folder.mkdir(exist_ok=True))
     n, each = len(source), config.shard_size
@@ -205,11 +205,13 @@ def _pack(source: Source, folder: Path, config: Config) -> Iterator[Any]:
         for first in range(shard * each, stop, TOGETHER)
     ]
     workers = (os.cpu_count() or 1) if config.workers is None else config.workers
+    workers = min(workers, len(lots))
     reader: Iterable[list[Packed]] = DataLoader(
         Shrunk(source, lots, config.size),  # pyright: ignore[reportArgumentType]
         batch_size=None,
-        num_workers=workers if lots else 0,
-        worker_init_fn=start_worker if workers and lots else None,
+        num_workers=workers,
+        worker_init_fn=start_worker if workers else None,
+        multiprocessing_context=start_method(source, workers),
     )
     with tqdm(total=n, unit=" pictures", disable=None) as bar:
         made = groupby(zip(lots, reader, strict=True), key=lambda both: both[0].shard)

@@ -22,7 +22,8 @@ BUILT_IN = ("glyphs",)
 class Source(Protocol):
     """Rows, each an image with its texts and a stable id. Several texts to an image are the rule.
 
-    One whose rows are best read otherwise than all at random has an `order`, too; see `xmodal.data.orders`.
+    One whose rows are best read otherwise than all at random has an `order`, too; see `xmodal.data.orders`. One that is
+    read through clients with threads of their own is `remote`; see `xmodal.data.workers`.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """Worker processes that read ahead: in which order, how they are stopped, and what they are at when they hold a run up.
 
-They are started as `multiprocessing.set_start_method` says, or else as this Python does it on this system; what is
-handed to them can be pickled.
+They are started as `multiprocessing.set_start_method` says, or else as this Python does it on this system, but for data
+that is far away never by a fork alone; what is handed to them can be pickled.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def loader(
         num_workers=workers,
         prefetch_factor=AHEAD if workers else None,
         worker_init_fn=start_worker if workers else None,
+        multiprocessing_context=start_method(batches.source, workers),
         pin_memory=torch.cuda.is_available(),
     )
     slow = guards.SlowLoader(workers, max(1, int(usable_cores())))
@@ -64,7 +65,7 @@ def loader(
             with watch.waiting(step):
                 found = next(told)
             worked, waited, came = asked - came, time.perf_counter() - asked, time.perf_counter()
-            if isinstance(found, InputError):
+            if isinstance(found, InputError | Failed):
                 raise found
             warning = slow.step(waited, worked)
             if warning and warn is not None and distributed.is_first():
@@ -73,23 +74,32 @@ def loader(
 
 
 class _Told(Dataset):
-    """Batches that say what they are at, and whose InputErrors come as values: torch would put a worker's traceback
-    into the message for the user.
+    """Batches that say what they are at, and whose errors for the user come as values: torch would put a worker's
+    traceback into the message.
     """
 
     def __init__(self, batches: Steps, places: Tensor) -> None:
         self.batches, self.places = batches, places
 
-    def __getitem__(self, step: int) -> tuple[dict[str, Tensor], list[Skipped]] | InputError:
+    def __getitem__(self, step: int) -> tuple[dict[str, Tensor], list[Skipped]] | InputError | Failed:
         worker = get_worker_info()
         reading.sit_at(self.places[worker.id if worker else 0].numpy())
         reading.begin(step)
         try:
             return self.batches[step]
-        except InputError as error:
+        except (InputError, Failed) as error:
             return error
         finally:
             reading.end()
+
+
+def start_method(source: object, workers: int) -> str | None:
+    """How workers are started, where it isn't as usual.
+
+    Clients of what is far away have threads; a fork would copy the locks that these hold, for ever held.
+    """
+    forks = multiprocessing.get_start_method() == "fork"
+    return "forkserver" if workers and forks and getattr(source, "remote", False) else None
 
 
 def start_worker(_: int) -> None:
