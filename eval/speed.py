@@ -15,6 +15,7 @@ of the CPU meanwhile stands beside it.
     xmodal eval speed simcse --data lines.txt --val STS_FOLDER --model st:FOLDER --layers 3 --steps 60 --batch-size 128
                                                     training of sentences, against sentence-transformers' own trainer
     xmodal eval speed step --data captions.csv      training from files on, against open_clip's own trainer
+    xmodal eval speed decode --data FOLDER          pictures from files to views, against Pillow as open_clip reads
     xmodal eval speed fits                          the largest batch whose loss fits into this machine's memory
 
 `step` starts each trainer several times; with ViT-B-32 on two cores that is twenty minutes, with --steps 4 --repeats 2
@@ -45,7 +46,18 @@ if TYPE_CHECKING:
 class Config:
     what: tyro.conf.Positional[
         Literal[
-            "retrieval", "clip", "siglip", "nt_xent", "cached", "grad_cache", "text", "encode", "simcse", "step", "fits"
+            "retrieval",
+            "clip",
+            "siglip",
+            "nt_xent",
+            "cached",
+            "grad_cache",
+            "text",
+            "encode",
+            "simcse",
+            "step",
+            "decode",
+            "fits",
         ]
     ] = "retrieval"
     """What to measure; see above."""
@@ -68,7 +80,8 @@ class Config:
     micro_batch: int = 64
     """grad_cache: pairs in a slice."""
     data: str | None = None
-    """text, step: a table of picture files and captions. encode: sentences, one a line or in a column of a table."""
+    """text, step: a table of picture files and captions. encode: sentences, one a line or in a column of a table.
+    decode: a folder of pictures; some are made if it isn't given."""
     column: str | None = None
     """encode: the column of sentences, if it has no usual name."""
     sentences: int = 5000
@@ -119,6 +132,11 @@ def run(config: Config) -> dict[str, Any]:
 
         result = fits("clip", config.width)
         _print_fits(result)
+    elif config.what == "decode":
+        from xmodal.benchmarks import decode
+
+        result = decode.compare(config.data, config.repeats)
+        _print_kinds(result)
     elif config.what == "step":
         from xmodal.benchmarks import train_step
 
@@ -229,6 +247,28 @@ def _figure(name: str, value: float | str | None) -> str:
     if name.endswith(("/s", " s")):
         return f"{value:.1f}"
     return f"{value:.0e}" if name.endswith("±") else f"{100 * value:.1f}"
+
+
+def _print_kinds(result: dict[str, Any]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from xmodal.evaluators.scores import print_protocol
+
+    table = Table(show_edge=False, pad_edge=False, box=SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    for column in ("files", "theirs ms", "ours ms", "ratio", "least", "dB", "exact", "least", "dB"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for kind, found in result["kinds"].items():
+        milliseconds = (f"{1000 * found[who]:.2f}" for who in ("open_clip", "xmodal"))
+        gains = (
+            "–" if found[name + how] is None else f"{found[name + how]:.{digits}f}"
+            for how in ("", ", exact")
+            for name, digits in (("ratio", 2), ("least ratio", 2), ("PSNR", 1))
+        )
+        table.add_row(kind, f"{found['files']}", *milliseconds, *gains)
+    _wide_enough().print(table)
+    print_protocol({"what": result["what"], **result["protocol"]})
 
 
 def _print_fits(result: dict[str, Any]) -> None:
