@@ -163,6 +163,27 @@ def test_class_folders_say_their_class_in_each_template(tmp_path: Path) -> None:
         open_source(str(tmp_path))
 
 
+def test_a_folder_of_coco_has_the_splits_of_its_files(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        built = coco(tmp_path / split)
+        here = tmp_path / "coco"
+        shutil.copytree(tmp_path / split / "val2017", here / f"{split}2017")
+        put(here / "annotations" / f"captions_{split}2017.json", built.read_text())
+    put(here / "annotations" / "instances_val2017.json", "{")
+    train, tests = open_pairs(str(here), None)
+    assert [train.key(row) for row in range(len(train))] == [f"train2017/{name}" for name in TEXTS]
+    assert [list(tests["val"].texts(row)) for row in range(4)] == list(TEXTS.values())
+    assert all(picture.size == (8, 8) for picture in tests["val"].images(np.arange(4)))
+
+
+def test_pictures_beside_two_tables_are_no_class(tmp_path: Path) -> None:
+    pictures(tmp_path / "images")
+    for name in ("train", "val"):
+        put(tmp_path / f"{name}.csv", "image,caption\nimages/0.png,a dog\n")
+    with pytest.raises(InputError, match=r"several tables; name one, such as .*train.csv"):
+        open_source(str(tmp_path))
+
+
 def test_columns_are_named_in_records_too(tmp_path: Path) -> None:
     pictures(tmp_path)
     told = [{"where": name, "said": texts, "which": "test"} for name, texts in TEXTS.items()]

@@ -44,7 +44,7 @@ Reader = Callable[[Path, Columns], AbstractContextManager[Listing]]
 
 def find(path: Path) -> Reader:
     """The reader for a file or folder. Raises InputError for what is of no form, naming those there are."""
-    from xmodal.data.forms import class_folders, csv_table, folder_pairs, json_listing, metadata_folder
+    from xmodal.data.forms import class_folders, coco_folder, csv_table, folder_pairs, json_listing, metadata_folder
 
     if os.path.isfile(path):  # False for a name that is too long or has a NUL, where Path raises
         if path.suffix.lower() in (".json", ".jsonl", ".ndjson"):
@@ -52,7 +52,7 @@ def find(path: Path) -> Reader:
         return csv_table.read
     if (inside := listing_inside(path)) is not None:
         return lambda _, columns: find(inside)(inside, columns)
-    for form in (metadata_folder, folder_pairs, class_folders):
+    for form in (metadata_folder, coco_folder, folder_pairs, class_folders):
         if form.fits(path):
             return form.read
     raise InputError(_no_form(path))

@@ -21,7 +21,8 @@ TEMPLATE = "a photo of a {}."  # CLIP's, Radford et al. 2021, section 3.1.4
 
 
 def fits(folder: Path) -> bool:
-    return any(_pictures(inner) for inner in _folders(folder)) or bool(_splits(folder))
+    """Whether there are classes to tell apart: one folder alone is where something else has its pictures."""
+    return sum(bool(_pictures(inner)) for inner in _folders(folder)) > 1 or bool(_splits(folder))
 
 
 @contextmanager
