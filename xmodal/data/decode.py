@@ -32,8 +32,8 @@ from xmodal.errors import BadSample
 
 MOST_PIXELS = 50_000_000
 MOST_BYTES = 100_000_000
-# What is pixels and nothing else; MPO, what phones write, is found as JPEG.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "PCX", "SGI")
+# What is pixels and nothing else; MPO, what phones write, is found as JPEG. Not ICO: Pillow decodes it to open it.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "PCX", "SGI")
 # Which files of a folder are taken for pictures, in lower case.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".tga")
 
