@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from xmodal.data.hf_pictures import HfPictures
 from xmodal.data.source import Columns, held_out_split, open_pairs, open_source
 from xmodal.errors import BadSample, InputError
 
@@ -108,6 +109,22 @@ def test_the_fingerprint_changes_with_texts_and_pictures(tmp_path: Path) -> None
         prints.append(open_source(str(tmp_path / f"{i}.parquet")).fingerprint())
     assert prints[0] == prints[1]
     assert len(set(prints)) == 3
+
+
+def test_no_picture_is_read_for_the_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = dataset()
+    ours.save_to_disk(tmp_path / "saved")
+    source = open_source(str(tmp_path / "saved"))
+    first = source.fingerprint()
+    monkeypatch.setattr(type(source), "_encoded", None)
+    assert source.fingerprint() == first
+    monkeypatch.undo()
+    prints = []
+    for name in ("a.png", "b.png"):  # pictures that lie elsewhere
+        cells = [{"bytes": None, "path": str(tmp_path / name)}, {"bytes": png(1), "path": None}]
+        listed = datasets.Dataset.from_dict({"image": cells, "caption": ["a", "b"]})
+        prints.append(HfPictures("x", listed.cast_column("image", datasets.Image()), Columns()).fingerprint())
+    assert prints[0] != prints[1]
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from xmodal.data.batches import Batches
 from xmodal.data.shard_names import expand
 from xmodal.data.source import Columns, open_pairs, open_source, splits
+from xmodal.data.workers import loader
 from xmodal.errors import BadSample, InputError
 
 
@@ -235,6 +238,48 @@ def test_folders_of_shards_are_splits(tmp_path: Path) -> None:
     assert len(open_source(str(tmp_path))) == 11
     with pytest.raises(InputError, match=r"has no split 'test'; it has train, val"):
         open_source(str(tmp_path), "test")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("sizes", "batch"), [([7], 6), ([7], 4), ([1, 2, 4], 6)])
+def test_fewer_shards_than_readers_and_odd_rows_hang_nowhere(sizes: list[int], batch: int, tmp_path: Path) -> None:
+    """Two processes with three workers each, over one shard or one that is smaller than they are many."""
+    first = 0
+    for number, size in enumerate(sizes):
+        members: dict[str, bytes | str] = {}
+        for i in range(first, first + size):
+            members |= {f"{i}.png": png(i), f"{i}.txt": f"number {i}"}
+        tar(tmp_path / "s" / f"{number}.tar", members)
+        first += size
+    source = open_source(str(tmp_path / "s"))
+
+    def view(pictures: Any, draws: Any) -> torch.Tensor:
+        return torch.tensor([np.asarray(picture)[0, 0, 0] for picture in pictures])
+
+    def tokens(texts: Any) -> torch.Tensor:
+        return torch.ones(len(texts), 1)
+
+    def part(first: int, stop: int) -> Batches:
+        return Batches(source, batch=batch, part=(first, stop), seed=0, prepare_images=view, tokenize=tokens)
+
+    steps = 3 * (7 // batch)
+    ranks = [loader(part(*both), 0, steps, workers=3) for both in ((0, batch // 2), (batch // 2, batch))]
+    for (step, one, _), (_, two, _), whole in zip(*ranks, map(part(0, batch).__getitem__, range(steps)), strict=True):
+        rows = torch.cat([one["row"], two["row"]])
+        assert torch.equal(rows, whole[0]["row"])
+        assert torch.equal(torch.cat([one["image"], two["image"]]).long(), rows)
+        assert len(set(rows.tolist())) == batch, step
+    with pytest.raises(InputError, match="7 rows, fewer than one global batch of 8"):
+        Batches(source, batch=8, part=(0, 4), seed=0, prepare_images=view, tokenize=tokens)
+
+
+def test_one_shard_without_pairs_among_good_ones_is_named(tmp_path: Path) -> None:
+    shards(tmp_path / "s")
+    tar(tmp_path / "s" / "00002.tar", {"1.img": png(1), "1.lbl": "a"})
+    with pytest.raises(
+        InputError, match=r"00002.tar has no picture with a caption: its members end in \.img, \.lbl; exp"
+    ):
+        open_source(str(tmp_path / "s"))
 
 
 def test_patterns_keep_their_zeros() -> None:

@@ -20,6 +20,7 @@ from xmodal.data.forms import strings
 from xmodal.data.forms.class_folders import TEMPLATE
 from xmodal.data.forms.csv_table import CAPTION_NAMES, split_of
 from xmodal.data.hf_datasets import open_dataset, splits_of_dataset
+from xmodal.data.reading import each
 from xmodal.data.source import Columns
 from xmodal.data.stable_id import stable_id
 from xmodal.errors import BadSample, InputError, nearest
@@ -63,7 +64,7 @@ class HfPictures:
     def images(
         self, rows: np.ndarray, decoders: Sequence[Decoder] | None = None
     ) -> list[Image.Image | np.ndarray | BadSample]:
-        return decode_each(self._encoded(rows), decoders)
+        return decode_each(each(rows, self._encoded(rows)), decoders)
 
     def file(self, row: int) -> bytes | Path:
         """The picture as it is stored, or where it is."""
@@ -78,10 +79,27 @@ class HfPictures:
     def fingerprint(self) -> str:
         """Over captions, ids and the sizes of pictures."""
         digest = hashlib.sha256(self.image_id.tobytes())
-        for block in _blocks(len(self)):
-            sizes = [len(cell) if isinstance(cell, bytes) else str(cell) for cell in self._encoded(block)]
-            digest.update(repr(list(zip(self._of(self._rows[block]), sizes, strict=True))).encode())
+        for block in _blocks(len(self._pictures)):
+            sizes = self._sizes(block)  # (rows of the dataset)
+            here = self._rows[(block[0] <= self._rows) & (self._rows <= block[-1])]
+            told = zip(self._of(here), (sizes[i] for i in (here - block[0]).tolist()), strict=True)
+            digest.update(repr(list(told)).encode())
         return digest.hexdigest()
+
+    def _sizes(self, block: np.ndarray) -> list[int | str]:
+        """Bytes of the pictures of a stretch of the dataset's own rows, or their paths; no picture is read for it."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        column = self._pictures.with_format("arrow")[block[0] : block[-1] + 1][self._image]
+        paths = [None] * len(column)
+        if pa.types.is_struct(column.type):
+            fields = dict(zip((one.name for one in column.type), column.flatten(), strict=True))
+            paths, column = fields["path"].to_pylist(), fields["bytes"]
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):  # paths alone
+            return [path or 0 for path in column.to_pylist()]
+        sizes = pc.call_function("binary_length", [column]).to_pylist()
+        return [size or path or 0 for size, path in zip(sizes, paths, strict=True)]
 
     def _encoded(self, rows: Sequence[int] | np.ndarray) -> list[bytes | Path]:
         """The files of pictures, or where they are."""
