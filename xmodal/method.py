@@ -38,7 +38,7 @@ class Progress:
 class Method(nn.Module):
     """Its state_dict is what a checkpoint holds: towers, teacher, heads, queue, prototypes.
 
-    `towers` is what is compiled and sharded, in place; its forward takes any subset of its inputs.
+    `towers` is what is compiled and sharded, in place, as are copies of it; its forward takes any subset of its inputs.
     """
 
     towers: nn.Module
@@ -61,7 +61,10 @@ class Method(nn.Module):
         """Clamp, average, enqueue, normalise; left out together with a step that is skipped."""
 
     def export(self) -> Encoder:
-        """The encoder that is evaluated, saved and opened again by `xmodal.load`."""
+        """The encoder that is evaluated, saved and opened again by `xmodal.load`; every process calls it.
+
+        Towers may be sharded: what is exported is plain, of `sharding.whole`.
+        """
         raise NotImplementedError
 
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -55,7 +55,7 @@ def _bytes_of(
     }
     buffers = [(b, b.clone()) for b in method.buffers()]
     kept: dict[int, int] = {}
-    own = {p.untyped_storage().data_ptr() for p in method.parameters()}
+    own = {local(p).untyped_storage().data_ptr() for p in method.parameters()}
 
     def keep(x: Tensor) -> Tensor:
         storage = x.untyped_storage()
