@@ -37,7 +37,8 @@ class Shared:
     """The flags every recipe shares. Those without a default have no common one: each paper has its own."""
 
     data: str = "glyphs"
-    """What to train on: a built-in set, or a table of images and captions (CSV, TSV)."""
+    """What to train on: a built-in set, or what `xmodal data inspect` knows: a table, a JSON, a folder, parquet, tar
+    shards here or at an address; several with :: between."""
     val: str | None = None
     """What to evaluate on instead of the validation split of --data."""
     output: Path | None = None

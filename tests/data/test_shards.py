@@ -232,6 +232,8 @@ def test_records_say_which_rows_have_one_picture(tmp_path: Path) -> None:
 def test_folders_of_shards_are_splits(tmp_path: Path) -> None:
     shards(tmp_path / "train")
     shards(tmp_path / "validation", rows=4)
+    (tmp_path / "test").mkdir()
+    shards(tmp_path / "more")
     assert splits(str(tmp_path)) == ["train", "val"]
     train, tests = open_pairs(str(tmp_path), None)
     assert (len(train), {name: len(test) for name, test in tests.items()}) == (7, {"val": 4})
@@ -241,6 +243,7 @@ def test_folders_of_shards_are_splits(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize(("sizes", "batch"), [([7], 6), ([7], 4), ([1, 2, 4], 6)])
 def test_fewer_shards_than_readers_and_odd_rows_hang_nowhere(sizes: list[int], batch: int, tmp_path: Path) -> None:
     """Two processes with three workers each, over one shard or one that is smaller than they are many."""

@@ -163,7 +163,9 @@ def run(config: Config) -> dict[str, Any]:
     _tried(config.output, lambda: replace_text(config.output / "skipped.jsonl", _lines(skipped)))
     reasons = Counter(one["reason"] for one in skipped)
     why = ": " + ", ".join(f"{n:,} {reason}" for reason, n in reasons.most_common()) if skipped else ""
-    print(f"{pictures:,} pictures in {shards:,} shards; {len(skipped):,} can't be read{why}.")
+    print(
+        f"{pictures:,} pictures in {shards:,} shard{'s' if shards != 1 else ''}; {len(skipped):,} can't be read{why}."
+    )
     print(f"Train on it: xmodal train clip --data {config.output}")
     return {"pictures": pictures, "shards": shards, "skipped": len(skipped)}
 

@@ -63,7 +63,12 @@ def state(address: str) -> State:
 
 
 def names_in(folder: str) -> list[str]:
-    """The addresses of what a folder holds, sorted; none where there is no such folder or it can't be listed."""
+    """The addresses of what a folder holds, sorted; none where there is no such folder or it can't be listed.
+
+    Over HTTP there are no folders: fsspec would fetch whatever lies there and look for links in it.
+    """
+    if _protocol(folder) in ("http", "https"):
+        return []
     client = _client(folder)
     try:
         found = client.ls(_path(folder).rstrip("/"), detail=False)

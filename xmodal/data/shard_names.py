@@ -17,6 +17,7 @@ from xmodal.errors import InputError
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
 MOST = 1_000_000  # shards
 ENDS = (".tar", ".tar.gz", ".tgz")
+SPLIT_WORDS = ("train", "val", "test", *SPLITS)
 
 
 def is_shards(spec: str) -> bool:
@@ -81,7 +82,10 @@ def _names(part: str) -> list[str]:
     for name in names:
         _uncompressed(name)
         if not name.lower().endswith(".tar"):
-            raise InputError(f"{name} is no tar shard and has none in it; of what is far away, only those are read.")
+            raise InputError(
+                f"{name} is no tar shard, and none were found in it; of what is at an address only those are read, such "
+                "as https://HOST/{00000..00099}.tar or s3://BUCKET/FOLDER."
+            )
     return names
 
 
@@ -91,14 +95,13 @@ def _tars_in(folder: str) -> list[str]:
 
 
 def _folders_of_splits(folder: str) -> dict[str, str]:
-    """Folders called train, val or test with shards in them, by the split's name here."""
-    found = {}
-    for name in _inside(folder):
-        word = name.rpartition("/")[2].lower()
-        split = SPLITS.get(word, word)
-        if split in ("train", "val", "test") and _tars_in(name):
-            found[split] = name
-    return found
+    """Folders called train, val or test, or as others call these, with shards in them, by the split's name here."""
+    if is_remote(folder):
+        there = {name.rpartition("/")[2]: name for name in _inside(folder)}
+    else:  # a folder of a million pictures isn't listed once more for this
+        there = {word: os.path.join(folder, word) for word in SPLIT_WORDS}
+    words = [word for word in SPLIT_WORDS if word in there]
+    return {SPLITS.get(word, word): there[word] for word in words if _tars_in(there[word])}
 
 
 def _inside(folder: str) -> list[str]:
