@@ -18,7 +18,6 @@ from xmodal.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-    from xmodal.data.orders import Order
     from xmodal.data.pictures import Pictures
     from xmodal.data.view_batches import ViewBatches
     from xmodal.encoders.image import ImageEncoder
@@ -109,18 +108,30 @@ def open_encoder(config: Pretraining, pictures: Pictures) -> ImageEncoder:
 
 
 def view_batches(
-    config: Pretraining, this: Run, pictures: Pictures, encoder: ImageEncoder, name: Any, order: Order | None = None
+    config: Pretraining, this: Run, pictures: Pictures, encoder: ImageEncoder, name: Any, k: int | None = None
 ) -> ViewBatches:
-    """This process's part of each global batch of views. name: whose views they are if --augment says nothing."""
+    """This process's part of each global batch of views.
+
+    name: whose views they are if --augment says nothing. k: pictures of each class in a batch, which then holds
+    batch / k classes; without it pictures come at random. Says what is left out.
+    """
+    from xmodal.data.class_order import ClassOrder
     from xmodal.data.view_batches import ViewBatches
     from xmodal.data.views import views
+    from xmodal.report.log import say
 
     if config.augment != "auto":
         name = config.augment
     elif config.data == "glyphs":
         name = "glyphs"
-    of = views(name, encoder.preparation)
-    return ViewBatches(pictures, **this.share(pictures), seed=config.seed, views=of, order=order)
+    shared, order = this.share(pictures), None
+    if k is not None:
+        assert pictures.labels is not None
+        order = ClassOrder(pictures.labels, shared["batch"], k)
+        for lack, n in order.left_out.items():
+            if n:
+                say(f"Left out of {pictures.name}: {n} with {lack}.")
+    return ViewBatches(pictures, **shared, seed=config.seed, views=views(name, encoder.preparation), order=order)
 
 
 def optimizer(config: Pretraining) -> Callable[[list[dict[str, Any]]], torch.optim.Optimizer]:
@@ -178,18 +189,30 @@ class Judge:
         protocol, scores, table = evaluate_pictures(encoder, self.train, self.held, **self.options)
         shown: dict[str, Any] = {} if table is None else {"knn": Classified(self.train.classes, table)}
         if self.pixels:
-            protocol["pixels"] = "the same of raw pixels, 32 × 32 of them, around a middle grey"
+            protocol["pixels"] = "the same of 16 × 16 raw pixels without their mean"
         return Evaluation(protocol, {**scores, **self.pixels}, shown)
 
 
-def need_labels(pictures: Pictures, recipe: str) -> Any:
-    """The labels (n,) long that a recipe learns from. Raises InputError where there are none."""
+def with_classes_only(pictures: Pictures, recipe: str) -> Pictures:
+    """The pictures that have a class, for a recipe that learns from them. Says how many have none.
+
+    Raises InputError where none has.
+    """
+    import numpy as np
+
+    from xmodal.data.pictures import Part
+    from xmodal.report.log import say
+
     if pictures.labels is None:
         raise InputError(
             f"{recipe} learns from classes, and {pictures.name} has none. Expected a folder with a folder for each "
             "class, or a column of classes; --label-column names it."
         )
-    return pictures.labels
+    rows = np.flatnonzero(pictures.labels >= 0)
+    if len(rows) == len(pictures):
+        return pictures
+    say(f"Left out of {pictures.name}: {len(pictures) - len(rows):,} pictures without a class.")
+    return Part(pictures, rows)
 
 
 def _shorter_side(pictures: Pictures) -> int:

@@ -60,6 +60,7 @@ class OfSource:
     def __init__(self, source: Any, labels: np.ndarray | None = None, classes: list[str] | None = None) -> None:
         self.source, self.name, self.photographs = source, source.name, source.photographs
         self.labels, self.classes = labels, classes or []
+        self.order = getattr(source, "order", None)  # how it is best read; see `orders`
 
     @property
     def dropped(self) -> Mapping[str, int]:

