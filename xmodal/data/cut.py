@@ -43,23 +43,24 @@ def cut_file(
     """(3, height, width) uint8 of an upright picture; `exact` decodes it whole. Raises BadSample as `decode` does."""
     data = encoded(file)
     image = opened(data)
+    box, orientation = stored_box(image, rectangle, size)
+    if orientation in SWAPPED:
+        size = size[1], size[0]
+    scale = 1 if exact else _scale(image, len(data), box, size)
+    shrunk = tuple(edge // scale for edge in box)
+    smooth = _shrinks(box, size) >= SMOOTH
     with pixels_read():
-        box, orientation = stored_box(image, rectangle, size)
-        if orientation in SWAPPED:
-            size = size[1], size[0]
-        scale = 1 if exact else _scale(image, len(data), box, size)
-        shrunk = tuple(edge // scale for edge in box)
-        smooth = _shrinks(box, size) >= SMOOTH
         if exact or (part := _by_simplejpeg(image, data, scale, shrunk, smooth)) is None:
             part = _by_pillow(image, scale, shrunk)
-        return upright(_resized(part, size, interpolation), orientation)
+    return upright(_resized(part, size, interpolation), orientation)
 
 
 def stored_box(image: ImageFile.ImageFile, rectangle: Rectangle, size: Size) -> tuple[tuple[int, int, int, int], int]:
     """Which box of a picture as it is stored that is, and the picture's orientation."""
-    if image.format not in JPEG:
-        image.load()  # PNG may tell how it lies after its pixels, and Pillow turns a TIFF by itself
-    orientation = _orientation(image)
+    with pixels_read():
+        if image.format not in JPEG:
+            image.load()  # PNG may tell how it lies after its pixels, and Pillow turns a TIFF by itself
+        orientation = _orientation(image)
     width, height = image.size
     if orientation in SWAPPED:
         width, height, size = height, width, (size[1], size[0])
