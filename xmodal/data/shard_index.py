@@ -10,7 +10,7 @@ import hashlib
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -49,12 +49,13 @@ class Index:
     digest: str
     more: Mapping[str, Any] = field(default_factory=dict)
 
-    def write(self, sink: Path | IO[bytes]) -> None:
+    def write(self, sink: Path | IO[bytes], batches: Iterable[pa.RecordBatch] | None = None) -> None:
+        """batches: instead of its own, one at a time, where not all are to be in memory."""
         about = {"version": VERSION, "bytes": self.size, "dropped": dict(self.dropped), "digest": self.digest}
         about = json.dumps({**about, **self.more}, ensure_ascii=True)
         schema = ROWS.with_metadata({"xmodal": about})
         with pa.ipc.new_file(sink, schema) as writer:
-            for batch in self.batches:
+            for batch in self.batches if batches is None else batches:
                 writer.write_batch(batch.replace_schema_metadata(schema.metadata))
 
 

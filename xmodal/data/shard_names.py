@@ -83,8 +83,8 @@ def _names(part: str) -> list[str]:
         _uncompressed(name)
         if not name.lower().endswith(".tar"):
             raise InputError(
-                f"{name} is no tar shard, and none were found in it; of what is at an address only those are read, such "
-                "as https://HOST/{00000..00099}.tar or s3://BUCKET/FOLDER."
+                f"{name} is no tar shard, and none were found in it; of what is at an address only those are read, "
+                "such as https://HOST/{00000..00099}.tar or s3://BUCKET/FOLDER."
             )
     return names
 

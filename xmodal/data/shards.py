@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,7 @@ class Shards:
         self._mapped: Path | None = None
         if self.remote:
             self._mapped = _indexed_remote(self.shards, columns.caption)
-            index = read_index(self._mapped)
-            if index is None:
-                raise InputError(f"{self._mapped} can't be read: something else changes the cache.")
+            index = _kept(self._mapped)
         else:
             found = _with_bar([lambda path=path: _indexed_local(path, columns.caption) for path in self.shards], 1)
             index = joined(found)
@@ -90,8 +89,8 @@ class Shards:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        if self._mapped and (index := read_index(self._mapped)) is not None:
-            self._batches = index.batches
+        if self._mapped:
+            self._batches = _kept(self._mapped).batches
 
     def _place(self, row: int) -> tuple[int, int]:
         """The shard of a row, and its number there."""
@@ -143,35 +142,48 @@ def _indexed_remote(shards: Sequence[str], caption: str | None) -> Path:
     if together.is_file() and read_index(together) is not None:
         return together
 
+    files = [folder / f"{key}{BESIDE}" for key in keys]
+
     def index(number: int) -> Index:
-        kept, size = folder / f"{keys[number]}{BESIDE}", states[number].size
-        if kept.is_file() and (found := read_index(kept.read_bytes(), size)) is not None:
-            return found
-        shard = shards[number]
-        beside = remote_files.read_whole(shard + BESIDE, MOST_INDEX_BYTES) if caption is None else None
-        found = read_index(beside, size) if beside is not None else None
-        found = found or remote_files.through(shard, lambda file: scan(file, shard, size, caption))
-        _keep(found, kept)
-        return found
+        """Without its rows, which are kept."""
+        shard, size = shards[number], states[number].size
+        found = read_index(files[number].read_bytes(), size) if files[number].is_file() else None
+        if found is None:
+            beside = remote_files.read_whole(shard + BESIDE, MOST_INDEX_BYTES) if caption is None else None
+            found = read_index(beside, size) if beside is not None else None
+            found = found or remote_files.through(shard, lambda file: scan(file, shard, size, caption))
+            _keep(found, files[number])
+        return replace(found, batches=())
+
+    def rows() -> Iterator[Any]:
+        for path in files:
+            yield from _kept(path).batches
 
     start = distributed.part(len(shards)).start
     turns = [*range(start, len(shards)), *range(start)]
     found = dict(zip(turns, _with_bar([lambda n=n: index(n) for n in turns], AT_ONCE), strict=True))
-    _keep(joined([found[number] for number in range(len(shards))]), together)
+    _keep(joined([found[number] for number in range(len(shards))]), together, rows())
     return together
 
 
-def _keep(index: Index, path: Path) -> None:
+def _kept(path: Path) -> Index:
+    """An index in the cache that was there a moment ago."""
+    found = read_index(path)
+    if found is None:
+        raise InputError(f"{path} can't be read any more: something else changes the cache.")
+    return found
+
+
+def _keep(index: Index, path: Path, batches: Iterable[Any] | None = None) -> None:
     """Whole or not at all, whoever else writes the same."""
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        index.write(beside)
+        index.write(beside, batches)
         beside.replace(path)
     except OSError as error:
-        raise InputError(
-            f"Cannot write the index {path}: {error.strerror}. XDG_CACHE_HOME names another place."
-        ) from None
+        told = f"Cannot write the index {path}: {error.strerror}. XDG_CACHE_HOME names another place."
+        raise InputError(told) from None
 
 
 def _with_bar(actions: Sequence[Callable[[], Any]], at_once: int) -> list[Any]:
