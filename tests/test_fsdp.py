@@ -167,7 +167,7 @@ def test_two_then_one_then_two_processes_train_as_one(found: Found, folder: Path
 def test_a_sharded_run_goes_on_on_one_process(found: Found, folder: Path) -> None:
     shutil.copytree(folder / "in turn", folder / "in turn, then one")
     shutil.rmtree(folder / "in turn, then one" / "checkpoints" / "step-4")
-    told = {**RUN, "steps": 7, "batch_size": 16, "allow_changed_config": True, "resume": True}
+    told = {**RUN, "steps": 7, "batch_size": 16, "allow_changed_config": True, "resume": True, "fsdp": True}
     run(Config(data=str(folder / "pairs.csv"), output=folder / "in turn, then one", **told))
     assert [line["step"] for line in logged(folder / "in turn, then one") if "loss" in line] == [1, 2, 3, 4, 5, 6, 7]
 

@@ -1,4 +1,5 @@
-"""Processes: gather with gradient, sums, and the one all-reduce of a step. The only file that knows ranks.
+"""Processes: gather with gradient, sums, and the one all-reduce of a step. The only file that knows ranks,
+beside `sharding`, where each process holds a part of the weights.
 
 A loss is a sum of shares, one a process. Each process computes its share from its own rows and from rows that
 `gather` brought; the backward of `gather` and `reduce` sums what all processes say about them, so that every
