@@ -1,0 +1,130 @@
+"""The linear probe: scikit-learn's optimum at the same penalty, its search, ties, classes without rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from xmodal.evaluators.linear import GRID, WITHOUT_SEARCH, class_ranks, fit_linear, held_out_rows, linear
+
+
+def clouds(n: int, d: int = 12, c: int = 4, seed: int = 0, apart: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Overlapping clouds of features whose scales differ by a thousand."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, c, n)
+    centres = np.random.default_rng(1).normal(size=(c, d)) * apart
+    return (centres[labels] + rng.normal(size=(n, d))) * np.logspace(-2, 1, d) + 3, labels
+
+
+@pytest.mark.parametrize("penalty", [1e-4, 1e-2, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_optimum_is_scikit_learns(penalty: float, dtype: torch.dtype) -> None:
+    rows, labels = clouds(500)
+    found = fit_linear(torch.tensor(rows, dtype=dtype), labels, penalty)
+    scaler = StandardScaler().fit(rows)
+    theirs = LogisticRegression(C=1 / (penalty * len(rows)), tol=1e-10, max_iter=10_000)
+    theirs.fit(scaler.transform(rows), labels)
+    weight = found.weight.double().numpy() * scaler.scale_  # pyright: ignore[reportOptionalOperand]
+    # Of a loss whose slope is a float32, the flattest directions are known to fewer digits.
+    close = 1e-3 if dtype == torch.float64 else 2e-2
+    assert np.abs(weight - theirs.coef_).max() < close * np.abs(theirs.coef_).max()
+    test, _ = clouds(300, seed=2)
+    shares = torch.softmax(found(test).double(), 1).numpy()
+    assert np.abs(shares - theirs.predict_proba(scaler.transform(test))).max() < 1e-3
+    assert found.penalty == penalty
+    assert not found.tried
+
+
+def test_figures() -> None:
+    rows, labels = clouds(400, apart=0.5)
+    test, own = clouds(200, seed=3, apart=0.5)
+    figures = linear(rows, labels, test, own, penalty=0.01)
+    scores = fit_linear(rows, labels, 0.01)(test)
+    assert figures["top1"] == (scores.argmax(1).numpy() == own).mean()
+    assert figures["top5"] == 1
+    assert 0.3 < figures["macro_f1"] < 1
+
+
+def test_the_search_finds_the_better_penalty() -> None:
+    # Many features, few rows, little to be learnt: a loose fit learns the rows by heart.
+    rows, labels = clouds(150, d=120, c=2, apart=0.12)
+    test, own = clouds(2000, d=120, c=2, seed=4, apart=0.12)
+    found = fit_linear(rows, labels)
+    loose = fit_linear(rows, labels, 1e-6)
+    right = [(class_ranks(one(test), own)[0] == 1).mean() for one in (found, loose)]
+    assert right[0] > right[1] + 0.02
+    assert found.penalty in found.tried
+    assert found.tried[found.penalty] == max(found.tried.values())
+    assert 8 <= len(found.tried) <= 11
+    assert {1e-6, 1e2} <= {float(f"{p:.6g}") for p in found.tried}
+    assert all(min(abs(np.logspace(-6, 2, GRID) - p)) < 1e-12 + 1e-9 * p for p in found.tried)
+
+
+def test_the_rows_that_are_held_out_can_be_said() -> None:
+    rows, labels = clouds(100)
+    held = np.arange(100) % 4 == 0
+    wrong = np.where(held, (labels + 1) % 4, labels)  # what is held out contradicts the rest: the stiffest is best
+    assert fit_linear(rows, wrong, held=held).penalty > fit_linear(rows, labels, held=held).penalty
+    with pytest.raises(ValueError, match=r"held must be \(100,\) bool"):
+        fit_linear(rows, labels, held=held[:5])
+
+
+def test_which_rows_are_held_out() -> None:
+    labels = np.array([0] * 50 + [1] * 10 + [2] * 2 + [3])
+    held = held_out_rows(labels)
+    assert [held[labels == c].sum() for c in range(4)] == [10, 2, 1, 0]
+    assert np.array_equal(held, held_out_rows(labels))
+
+
+def test_where_nothing_can_be_held_out() -> None:
+    rows, labels = np.eye(3), np.arange(3)
+    found = fit_linear(rows, labels)
+    assert (found.penalty, found.tried) == (WITHOUT_SEARCH, {})
+    assert class_ranks(found(rows), labels)[0].tolist() == [1, 1, 1]
+
+
+def test_a_class_without_rows_never_wins() -> None:
+    rows, labels = clouds(60, c=3)
+    found = fit_linear(rows, np.array([0, 2, 3])[labels], 0.1, classes=5)
+    scores = found(rows)
+    assert scores.shape == (60, 5)
+    assert torch.isneginf(scores[:, [1, 4]]).all()
+    rank, predicted = class_ranks(scores, np.full(60, 4))
+    assert (rank == 5).all()
+    assert not set(predicted) & {1, 4}
+
+
+def test_a_feature_that_never_changes_has_no_part() -> None:
+    rows, labels = clouds(80)
+    rows[:, 3] = 1e4 / 3
+    found = fit_linear(rows.astype(np.float32), labels, 0.01)
+    assert torch.isfinite(found.weight).all()
+    assert found.weight[:, 3].abs().max() < 1e-3 * found.weight.abs().max()
+    constant = fit_linear(np.ones((8, 2)), [0, 1] * 4, 0.01)  # an encoder that has collapsed
+    assert class_ranks(constant(np.ones((2, 2))), [0, 1])[0].tolist() == [2, 2]
+
+
+def test_ranks_of_scores() -> None:
+    scores = torch.tensor([[3.0, 1.0, 2.0], [3.0, 3.0, 0.0], [0.0, 1.0, 2.0]])
+    rank, predicted = class_ranks(scores, [0, 0, 0])
+    assert rank.tolist() == [1, 2, 3]  # a tie is lost
+    assert predicted.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "penalty", "said"),
+    [
+        (np.ones(4), [0, 1, 0, 1], None, r"rows must be \(n, d\)"),
+        (np.full((4, 2), np.nan), [0, 1, 0, 1], None, "not finite"),
+        (np.ones((4, 2)), [0, 1], None, r"labels must be \(4,\)"),
+        (np.ones((4, 2)), [0.5] * 4, None, "whole numbers"),
+        (np.ones((4, 2)), [1] * 4, None, "at least two classes, not 1"),
+        (np.ones((4, 2)), [0, 1, 0, 1], 0, "more than 0"),
+    ],
+)
+def test_wrong_input(rows: np.ndarray, labels: list, penalty: float | None, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        fit_linear(rows, labels, penalty)
