@@ -104,6 +104,11 @@ def test_weights_are_one_for_each(weights: list[float], message: str, spec: str)
         open_source(spec, weights=weights)
 
 
+def test_a_weight_that_leaves_nothing_of_a_source_is_refused(spec: str) -> None:
+    with pytest.raises(InputError, match=r"--weights 0\.001 leaves an epoch none of the"):
+        open_source(spec, weights=[1, 0.001, 1])
+
+
 def test_a_part_that_is_not_there_is_named(spec: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No data '.*nowhere.csv'"):
         open_source(f"{spec}::{tmp_path / 'nowhere.csv'}")

@@ -114,7 +114,11 @@ def _open_mixture(spec: str, split: str | None, columns: Columns | None, weights
         there = sorted({one for found in inside for one in found or ["train"]})
         raise InputError(f"{spec} has no rows of split {split!r}; it has {', '.join(there)}.")
     opened = [(parts[i], open_source(parts[i], split if inside[i] else None, columns)) for i in taken]
-    return Mixture(f"{spec}:{split}" if split else spec, opened, [weights[i] for i in taken] if weights else ())
+    chosen = [weights[i] for i in taken] if weights else [1.0] * len(opened)
+    for (part, source), weight in zip(opened, chosen, strict=True):
+        if not round(weight * len(source)):
+            raise InputError(f"--weights {weight:g} leaves an epoch none of the {len(source):,} rows of {part}.")
+    return Mixture(f"{spec}:{split}" if split else spec, opened, chosen)
 
 
 def open_pairs(

@@ -18,6 +18,7 @@ from xmodal.data.decode import Decoder, decode_each, mostly_photographs
 from xmodal.data.delimited import counts
 from xmodal.data.forms import find
 from xmodal.data.image_paths import require_some, resolve, with_most
+from xmodal.data.reading import each
 from xmodal.data.source import Columns
 from xmodal.data.stable_id import stable_id
 from xmodal.errors import BadSample, InputError
@@ -53,7 +54,7 @@ class Table:
     def images(
         self, rows: np.ndarray, decoders: Sequence[Decoder] | None = None
     ) -> list[Image.Image | np.ndarray | BadSample]:
-        return decode_each((self.file(row) for row in rows.tolist()), decoders)
+        return decode_each(each(rows, (self.file(row) for row in rows.tolist())), decoders)
 
     def texts(self, row: int) -> Sequence[str]:
         return self.captions[self.first[row] : self.first[row + 1]].to_pylist()
