@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests import drawings
-from tests.forks import Forks
+from tests.forks import ALONE, Forks
 from tests.test_resume import TOLD, losses, saved
 
 HOST = socket.gethostname()
@@ -104,6 +107,35 @@ def test_a_rank_that_dies_under_torchrun_costs_a_restart_and_nothing_else(
     assert f"rank 1 on {HOST}" in said
     assert "Going on after step 4." in said
     assert same(output, whole)
+
+
+@pytest.mark.slow
+def test_so_it_is_with_torchrun_itself(forks: Forks, told: dict[str, Any], tmp_path: Path) -> None:
+    """As above, with nothing forked: the processes are found and killed from outside."""
+    output = tmp_path / "run"
+    config = {**told, "epochs": 22.0, "wd": 0.3, "steps": 40}  # as the preset has them, which flags alone know
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in {**config, "output": output}.items()]
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--max-restarts", "1"]
+    torchrun = subprocess.Popen(
+        [sys.executable, *launcher, "-m", "xmodal.train.clip", *flags],
+        env={**os.environ, **ALONE},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    until = time.monotonic() + 120
+    while not (output / "metrics.jsonl").exists() or len(losses(output)) < 5:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    children = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
+    second = next(pid for pid in children if b"\0RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes())
+    os.kill(int(second), signal.SIGKILL)
+    said, _ = torchrun.communicate(timeout=180)
+    assert torchrun.returncode == 0, said[-3000:]
+    assert f"rank 1 on {HOST} (pid {second}) is gone" in said
+    assert "Going on after step" in said
+    forks.run_ranks("train", config={**config, "output": tmp_path / "whole"}, narrow=False)
+    assert same(output, tmp_path / "whole")
 
 
 @pytest.mark.parametrize(("moment", "nth"), [("step", 3), ("evaluation", 1), ("saving", 1)])

@@ -342,12 +342,45 @@ def at(step: int) -> None:
         _presence.step = step
 
 
+def _store() -> Any:
+    """The launcher's store by a connection of its own, under names of this attempt."""
+    # Only of one machine's launcher do all processes know how often they were restarted (pytorch/pytorch#135712); that
+    # of several makes a new store each time.
+    attempt = _attempt() if os.environ.get("GROUP_WORLD_SIZE", "1") == "1" else 0
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
+        *address, is_master=False, timeout=timedelta(seconds=60)
+    )
+    return dist.PrefixStore(f"xmodal/{attempt}", store)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _attempt() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def _join_again() -> None:
+    """After a restart on one machine, join the other processes under names of this attempt.
+
+    With its default rendezvous torchrun keeps one store, which still holds what the processes before told each other,
+    and torch 2.14 reads that: addresses at which nobody listens (rendezvous.py, `_create_c10d_store`).
+    """
+    kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and os.environ.get("GROUP_WORLD_SIZE") == "1"
+    if kept and _attempt() and not dist.is_initialized():
+        dist.init_process_group(
+            "nccl" if torch.cuda.is_available() else "gloo",
+            store=_store(),
+            rank=int(os.environ["RANK"]),
+            world_size=int(os.environ["WORLD_SIZE"]),
+            timeout=timedelta(seconds=FIRST_STEP),
+        )
+
+
 def _attend(timeout: float) -> None:
     global _presence
     if not dist.is_initialized():
         return
     if _presence is None:
-        _presence = Presence(dist.get_rank(), dist.get_world_size(), timeout)
+        _presence = Presence(dist.get_rank(), dist.get_world_size(), timeout, _store())
         atexit.register(_presence.end)
         dist.barrier()  # so that each finds the first sign of all
     _presence.timeout, _presence.first = timeout, None
@@ -380,6 +413,7 @@ def start(
     for name in track:
         if name not in known:
             raise InputError(f"accelerate has no tracker {name!r}; {nearest(name, known)}")
+    _join_again()
     bf16 = precision == "bf16" or (precision == "auto" and computes_bf16())
     accelerator = Accelerator(
         cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),  # or it starts no processes there

@@ -12,10 +12,7 @@ import os
 import socket
 import threading
 import time
-from datetime import timedelta
 from typing import Any
-
-import torch.distributed as dist
 
 BEAT = 1.0  # seconds
 ENOUGH = 5 * BEAT  # without a sign, once a connection has broken; a busy machine may delay some
@@ -26,22 +23,16 @@ class Presence:
     """One process's signs, and what it sees of the others'.
 
     timeout: seconds without a sign after which a process is taken for dead, and this one ends.
+    store: a connection for this alone; a call that waits in the process group's would hold up the signs.
     """
 
-    def __init__(self, rank: int, processes: int, timeout: float) -> None:
+    def __init__(self, rank: int, processes: int, timeout: float, store: Any) -> None:
         self.rank, self.timeout = rank, timeout
         self.step, self.state = 0, GOING  # steps done
         self.first: int | None = None  # the same when this run began
-        self._keys = [str(r) for r in range(processes)]
+        self._keys = [f"presence/{r}" for r in range(processes)]
         self._address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        # A connection of its own: a call that waits in the process group's would hold up the signs.
-        store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
-            *self._address, is_master=False, timeout=timedelta(seconds=60)
-        )
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        self._store = dist.PrefixStore(  # pyright: ignore[reportPrivateImportUsage]
-            f"xmodal/presence/{attempt}", store
-        )
+        self._store = store
         self._ended = threading.Event()
         self._tell(0)
         self._thread = threading.Thread(target=self._go_on, name="presence", daemon=True)
@@ -85,7 +76,7 @@ class Presence:
 
     def _tell(self, number: int) -> None:
         sign = {"number": number, "pid": os.getpid(), "host": socket.gethostname()}
-        self._store.set(str(self.rank), json.dumps({**sign, "step": self.step, "state": self.state}))
+        self._store.set(self._keys[self.rank], json.dumps({**sign, "step": self.step, "state": self.state}))
 
     def _store_is_there(self) -> bool:
         """Asked of the socket: a call to a store that is gone prints a page."""
