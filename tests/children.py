@@ -32,8 +32,9 @@ def train(
     number: int | None = signal.SIGKILL,
     rows: str | None = None,
     narrow: bool = True,
+    page: bool = False,
 ) -> int:
-    """CLIP as the command line runs it, with narrow towers unless told otherwise, and no page.
+    """CLIP as the command line runs it, with narrow towers and no page unless told otherwise.
 
     meet: (moment, nth); then it sends itself the signal; without one it stands still; SIGFPE is an error of Python's.
     rows: a file that gets a line a step with the rows of the batch.
@@ -44,7 +45,8 @@ def train(
     with pytest.MonkeyPatch.context() as patch:
         if narrow:
             patch.setattr("xmodal.encoders.small.small_towers", partial(small_towers, d=64))
-        patch.setattr("xmodal.report.page.write_page", lambda *_, **__: None)
+        if not page:
+            patch.setattr("xmodal.report.page.write_page", lambda *_, **__: None)
         if meet is not None:
             _before(patch, *meet, partial(_met, number))
         if rows is not None:

@@ -28,7 +28,7 @@ NEEDED = (  # what a run imports on its way
     *("torch.distributed.launcher.api", "torch.distributed.run", "torchvision", "transformers", "yaml"),
     *("xmodal.evaluators.embed", "xmodal.evaluators.evaluate", "xmodal.report.page", "xmodal.train.clip"),
     *("xmodal.data.hf_pictures", "xmodal.data.shards", "xmodal.data.table", "xmodal.encoders.small"),
-    "tests.children",
+    *("tests.attacks", "tests.children"),
 )
 
 
@@ -55,7 +55,7 @@ class Child:
 
 
 class Forks:
-    """The process that forks. `call` names a function of tests/children.py."""
+    """The process that forks. `call` names a function of tests/children.py, or with a dot of a module beside it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.number = folder, 0
@@ -149,7 +149,8 @@ def _fork(call: str, told: str, environment: dict[str, str], arguments: dict[str
         for stream in streams:
             os.dup2(source, stream)
     os.environ.update(environment)
-    sys.exit(getattr(sys.modules["tests.children"], call)(**arguments))
+    module, _, name = f"children.{call}".rpartition(".")
+    sys.exit(getattr(sys.modules[f"tests.{module.rpartition('.')[2]}"], name)(**arguments))
 
 
 def _wait(pid: int, seconds: float) -> int | None:

@@ -59,7 +59,7 @@ def st_text(name: str) -> Half:
 
     folder = _folder(name)
     modules = _json(folder / "modules.json")
-    kinds = [module["type"].rpartition(".")[2] for module in modules]
+    kinds = [_kind(module["type"]) for module in modules]
     allowed = ("Transformer", "Pooling", "Dense", "Normalize")
     if kinds[:2] != ["Transformer", "Pooling"] or any(kind not in allowed for kind in kinds):
         raise InputError(f"st:{name} is made of {', '.join(kinds)}; understood are {', '.join(allowed)}.")
@@ -87,6 +87,12 @@ def st_text(name: str) -> Half:
         **_prompts(folder),
     }
     return Half(tower, width, description, tokenizer=half.tokenizer)
+
+
+def _kind(module: str) -> str:
+    """A class of sentence-transformers by its bare name; another's, which may be called Pooling too, by its whole."""
+    package, _, name = module.rpartition(".")
+    return name if package.split(".")[0] == "sentence_transformers" else module
 
 
 def st_from_folder(folder: Path, description: dict[str, Any]) -> Half:
