@@ -1,0 +1,81 @@
+"""Data that is short, uneven, wrong or other than before: told in words on any number of processes, and no hang."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+from tests import drawings
+from tests.forks import Forks
+from tests.test_resume import TOLD, losses
+
+
+def on_two(forks: Forks, status: int, **config: Any) -> str:
+    """What two processes said, both of which ended soon and with this status; only the first says what is wrong."""
+    children = forks.ranks("train", config={**TOLD, "steps": 2, **config})
+    for child in children:
+        assert child.wait(30) == status, child.said[-3000:]
+    assert "error: " not in children[1].said
+    return children[0].said
+
+
+def test_one_shard_is_enough_for_two_processes_with_three_workers_each(forks: Forks, tmp_path: Path) -> None:
+    drawings.write("shards", tmp_path / "data", range(10, 40))
+    (tmp_path / "data" / "1.tar").unlink()
+    on_two(forks, 0, data=str(tmp_path / "data"), batch_size=2, workers=3, output=tmp_path / "run")
+    assert [step for step, _ in losses(tmp_path / "run")] == [1, 2]
+
+
+def test_seven_samples_on_two_processes(forks: Forks, tmp_path: Path) -> None:
+    data = drawings.write("shards", tmp_path / "data", range(10, 17))
+    said = on_two(forks, 2, data=data, batch_size=4, output=tmp_path / "few")
+    assert "error: The data has 7 rows, fewer than one global batch of 8. Choose --batch-size (per process)" in said
+    assert not (tmp_path / "few").exists()
+    on_two(forks, 0, data=data, batch_size=3, output=tmp_path / "enough")
+    assert [step for step, _ in losses(tmp_path / "enough")] == [1, 2]
+
+
+def test_a_shard_without_pairs_names_the_keys_it_has_and_those_it_needs(forks: Forks, tmp_path: Path) -> None:
+    data = drawings.write("shards", tmp_path / "data", range(10, 40))
+    with tarfile.open(tmp_path / "data" / "2.tar", "w") as tar:
+        for name in ("a.img", "a.lbl"):
+            info = tarfile.TarInfo(name)
+            info.size = 4
+            tar.addfile(info, io.BytesIO(b"none"))
+    said = on_two(forks, 2, data=data, batch_size=2, output=tmp_path / "run")
+    assert "2.tar has no picture with a caption: its members end in .img, .lbl; expected .jpg" in said
+    assert ".txt" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_with_its_own_data_and_settings_or_says_what_differs(forks: Forks, tmp_path: Path) -> None:
+    data, output = drawings.write("csv", tmp_path / "data"), tmp_path / "run"
+    told = {**TOLD, "data": data, "batch_size": 8, "steps": 4, "output": output}
+    forks.start("train", config=told, meet=("step", 4)).wait()
+    told["resume"] = True
+    said = forks.run("train", status=2, config={**told, "seed": 1, "lr": 2e-3})
+    assert f"{output} began with other settings: lr 0.001 -> 0.002, seed 0 -> 1." in said
+    assert "--allow-changed-config" in said
+
+    with Path(data).open(newline="") as stream:
+        rows = list(csv.reader(stream))
+    rows[5][1] += ", or not"
+    with Path(data).open("w", newline="") as stream:
+        csv.writer(stream).writerows(rows)
+    said = forks.run("train", status=2, config=told)
+    assert f"{output} was trained on other data than {data} holds now: captions or files differ." in said
+    assert "--allow-changed-data" in said
+    with Path(data).open("a", newline="") as stream:
+        csv.writer(stream).writerow(["63.png", "one more", "train"])
+        csv.writer(stream).writerow(["0.png", "and of a picture that was held out", "train"])
+    assert "57 rows instead of 56." in forks.run("train", status=2, config=told)
+    assert [step for step, _ in losses(output)] == [1, 2, 3]  # as it was left
+
+    said = forks.run("train", config={**told, "allow_changed_data": True})
+    assert "57 rows instead of 56." in said
+    assert [step for step, _ in losses(output)] == [1, 2, 3, 4]
+    assert json.loads((output / "checkpoints" / "step-4" / "state.json").read_text())["rows"] == 57
