@@ -26,15 +26,24 @@ FORMS = "small, timm:NAME_OR_FOLDER, hf:ID_OR_FOLDER, open_clip:MODEL[/PRETRAINE
 class ImageEncoder(Sleepers):
     """image: normalised pixels (b, 3, h, w) -> features (b, d). description: what builds the tower again.
 
-    Every BatchNorm in it has statistics of the global batch, so that any number of processes give the gradient of one.
+    Every BatchNorm in it has statistics of the global batch, so that any number of processes give the gradient of one;
+    those of a tower that is `frozen` stay as they are.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, image: nn.Module, d: int, *, preparation: Preparation, description: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        image: nn.Module,
+        d: int,
+        *,
+        preparation: Preparation,
+        description: dict[str, Any],
+        frozen: bool = False,
+    ) -> None:
         super().__init__()
-        self.image = over_all_processes(image)
+        self.image = image if frozen else over_all_processes(image)
         self.d, self.preparation, self.description = d, preparation, description
         self.register_buffer("mean", torch.tensor(preparation.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preparation.std).view(3, 1, 1), persistent=False)
@@ -52,7 +61,7 @@ class ImageEncoder(Sleepers):
 
         They are float32 or better, under autocast too, since heads and losses go on from there outside of it.
         Views that come together share the statistics of a BatchNorm, as in SimCLR's reference code; where a method's
-        views have statistics of their own, as in BYOL's and Barlow Twins', give one after the other.
+        views have statistics of their own, as in BYOL's and Barlow Twins', it is `one_by_one`.
         """
         flat = image.flatten(0, -4)
         rows = self.image((flat.to(self.std.dtype) / 255 - self.mean) / self.std)
@@ -91,6 +100,11 @@ class ImageEncoder(Sleepers):
         (folder / "model.safetensors.tmp").replace(folder / "model.safetensors")
 
 
+def one_by_one(tower: nn.Module, views: Tensor) -> Tensor:
+    """Views (b, v, 3, h, w) -> features (b, v, d), each view with statistics of its own in every BatchNorm."""
+    return torch.stack([tower(view) for view in views.unbind(1)], 1)
+
+
 def open_image_encoder(spec: str, side: int | None = None) -> ImageEncoder:
     """The encoder of a spec with its weights, on the CPU; `small` is fresh, torch's random state makes its weights.
 
@@ -110,7 +124,7 @@ def open_image_encoder(spec: str, side: int | None = None) -> ImageEncoder:
     else:
         hint = f" {nearest(spec.partition(':')[0], ['timm', 'hf', 'open_clip'])}" if ":" in spec else ""
         raise InputError(f"--model {spec} names no image tower.{hint}\nForms: {FORMS}.")
-    return encoder if side is None else _of_size(encoder, side, spec)
+    return encoder if side is None else of_size(encoder, side, spec)
 
 
 def holds_image_encoder(folder: Path) -> bool:
@@ -150,8 +164,11 @@ def _of(half: Half) -> ImageEncoder:
     return ImageEncoder(half.backbone, half.width, preparation=half.preparation, description=half.description)
 
 
-def _of_size(encoder: ImageEncoder, side: int, spec: str) -> ImageEncoder:
-    """The encoder for pictures of another size, if its tower takes any: one that has learned positions doesn't."""
+def of_size(encoder: ImageEncoder, side: int, spec: str) -> ImageEncoder:
+    """The encoder for pictures of another size, if its tower takes any: one that has learned positions doesn't.
+
+    Raises InputError if it doesn't.
+    """
     seen = encoder.preparation
     grown = None if seen.edge is None else round(seen.edge * side / seen.height)
     encoder.preparation = replace(seen, height=side, width=side, edge=grown)

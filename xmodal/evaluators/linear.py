@@ -26,6 +26,7 @@ COARSE, FINE = 24, 3  # steps of the grid: two decades at first, a quarter of on
 HELD_OUT = 0.2  # of each class's rows, while the penalty is searched for
 WITHOUT_SEARCH = 1e-2  # the penalty where no class has two rows, of which one could be held out
 MOST_ITERATIONS = 500
+WHILE_SEARCHING = 100  # iterations, each fit going on from the last
 ROWS = 8192  # whose logits are held at a time
 
 
@@ -103,9 +104,9 @@ def fit_linear(
 
 
 def class_ranks(scores: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (n, c) -> the rank of each row's own class from 1, (n,), and the class that wins, (n,); of a tie a wrong one.
+    """Scores (n, c), labels (n,) long -> the rank of each row's own class from 1, (n,), and the class that wins, (n,).
 
-    labels: (n,) long.
+    Of a tie with a wrong class that one wins.
     """
     scores = torch.as_tensor(scores).detach()
     own = torch.as_tensor(labels, device=scores.device).long()[:, None]
@@ -127,7 +128,7 @@ def held_out_rows(labels: np.ndarray, fraction: float = HELD_OUT) -> np.ndarray:
 
 
 def _search(rows: Tensor, labels: Tensor, c: int, held: Any) -> tuple[float, dict[float, float]]:
-    """The penalty that does best on the rows held out, and what was tried. Of equal accuracies the smaller loss wins."""
+    """The penalty with the best accuracy on the rows held out, then the least loss; and the accuracy of each tried."""
     held = torch.as_tensor(held_out_rows(labels.cpu().numpy()) if held is None else held, device=rows.device)
     if held.shape != labels.shape or held.dtype != torch.bool:
         raise ValueError(f"held must be ({len(labels)},) bool, not {tuple(held.shape)} {held.dtype}")
@@ -140,7 +141,7 @@ def _search(rows: Tensor, labels: Tensor, c: int, held: Any) -> tuple[float, dic
     def look(places: Sequence[int]) -> int:
         nonlocal start
         for place in sorted(set(places) - set(found), reverse=True):  # from stiff to loose: each starts at the last
-            start = _solve(rows[~held], labels[~held], c, grid[place], start)
+            start = _solve(rows[~held], labels[~held], c, grid[place], start, WHILE_SEARCHING)
             scores = rows[held] @ start[0].T + start[1]
             rank, _ = class_ranks(scores, labels[held])
             loss = torch.nn.functional.cross_entropy(scores, labels[held]).item()
@@ -156,15 +157,20 @@ def _search(rows: Tensor, labels: Tensor, c: int, held: Any) -> tuple[float, dic
 
 
 def _solve(
-    rows: Tensor, labels: Tensor, c: int, penalty: float, start: tuple[Tensor, Tensor] | None = None
+    rows: Tensor,
+    labels: Tensor,
+    c: int,
+    penalty: float,
+    start: tuple[Tensor, Tensor] | None = None,
+    iterations: int = MOST_ITERATIONS,
 ) -> tuple[Tensor, Tensor]:
-    """Weight (c, d) and bias (c,) at the least mean cross-entropy + penalty / 2 · ‖W‖²."""
+    """Weight (c, d) and bias (c,) at the least mean cross-entropy + penalty / 2 · ‖W‖², or where the iterations end."""
     n, d = rows.shape
     weight, bias = (rows.new_zeros(c, d), rows.new_zeros(c)) if start is None else (start[0].clone(), start[1].clone())
     double = rows.dtype == torch.float64
     optimizer = torch.optim.LBFGS(
         [weight, bias],
-        max_iter=MOST_ITERATIONS,
+        max_iter=iterations,
         tolerance_grad=1e-8 if double else 1e-5,
         tolerance_change=0 if double else 1e-9,
         history_size=10,
