@@ -54,7 +54,11 @@ class Method(nn.Module):
     def objective(
         self, representations: dict[str, Tensor], targets: dict[str, Tensor], progress: Progress
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
-        """The loss of the global batch, once a step, and global metrics for the log."""
+        """The loss of the global batch, once a step, and global metrics for the log.
+
+        Heads with statistics of the batch run here. What of theirs `after_step` needs, such as rows for a queue, may be
+        added to the targets.
+        """
         raise NotImplementedError
 
     def after_step(self, representations: dict[str, Tensor], targets: dict[str, Tensor], progress: Progress) -> None:

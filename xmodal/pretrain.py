@@ -1,7 +1,6 @@
 """Image encoders trained on pictures without texts: the flags that these recipes share, and what stands behind them.
 
-A recipe reads: `begin`, `open_data`, `open_encoder`, its method, `Judge`, then `train` with `view_batches`, `optimizer`
-and `learning_rate`, then `finish`.
+A recipe reads: `begin`, `open_data`, `open_encoder`, `view_batches`, its method, then `train_and_judge`.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from xmodal.data.pictures import Pictures
     from xmodal.data.view_batches import ViewBatches
     from xmodal.encoders.image import ImageEncoder
+    from xmodal.method import Method
     from xmodal.run import Evaluation, Run
 
 Optimizer = Literal["lars", "sgd", "adamw"]
@@ -191,6 +191,30 @@ class Judge:
         if self.pixels:
             protocol["pixels"] = "the same of 16 × 16 raw pixels without their mean"
         return Evaluation(protocol, {**scores, **self.pixels}, shown)
+
+
+def train_and_judge(config: Pretraining, this: Run, method: Method, data: ViewBatches, judge: Judge) -> dict[str, Any]:
+    """Train the method and judge its encoder before and after; the protocol and the scores, as in the run folder."""
+    export: Callable[[], Any] = method.export
+    before = judge(export())
+    this.train(
+        method,
+        data,
+        optimizer=optimizer(config),
+        lr=learning_rate(config, data),
+        evaluate=lambda: judge(export()),
+        clip_norm=None,
+    )
+    return this.finish(judge(export()), before)
+
+
+def check_queue(size: int, data: ViewBatches) -> None:
+    """Raises InputError for a queue of earlier batches that has no room for one; 0 is none."""
+    if 0 < size < data.global_batch:
+        raise InputError(
+            f"--queue {size} has no room for a global batch of {data.global_batch}. "
+            f"Choose a queue of {data.global_batch} or more, or a smaller --batch-size (per process)."
+        )
 
 
 def with_classes_only(pictures: Pictures, recipe: str) -> Pictures:

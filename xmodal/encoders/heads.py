@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from xmodal.encoders.batch_norm import BatchNorm
 
 Projection = Literal["linear", "mlp"]
 
@@ -54,3 +57,14 @@ def projection(kind: Projection, width: int, d: int, dropout: float = 0.0) -> nn
     if kind == "linear":
         return nn.Sequential(nn.Dropout(dropout), nn.Linear(width, d, bias=False))
     return Mlp(width, d, dropout=dropout)
+
+
+def batch_norm_mlp(*widths: int, bias: bool = False) -> nn.Sequential:
+    """Linear layers of these widths, between any two of them a BatchNorm over all processes and a ReLU.
+
+    The heads of BYOL, SwAV and Barlow Twins. bias: of the last layer; before a BatchNorm one would do nothing.
+    """
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths[:-1]):
+        layers += [nn.Linear(before, after, bias=False), BatchNorm(after), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1], bias=bias))
