@@ -144,7 +144,7 @@ def test_the_rate_grows_with_the_batch() -> None:
 def test_presets(flags: list[str], preset: str) -> None:
     found = parse(Config, flags, prog="", presets=PRESETS, choose_preset=Config.preset_for_machine)
     assert found.preset == preset
-    assert (found.optimizer, found.temperature) == (("lars", 0.1) if preset == "paper" else ("adamw", 0.5))
+    assert (found.optimizer, found.temperature) == (("lars", 0.1) if preset == "paper" else ("adamw", 0.2))
 
 
 def test_pictures_without_classes(colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

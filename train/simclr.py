@@ -3,13 +3,13 @@
 Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual Representations" (arXiv:2002.05709). What is
 kept is the encoder; the projection head, in whose space views are compared, is thrown away (section 4.2).
 
-    xmodal train simclr                                          glyphs, some minutes on two cores
+    xmodal train simclr                                          glyphs, a few minutes on two cores
     xmodal train simclr --data cifar10/train.parquet --preset quick
     xmodal train simclr --data FOLDER --model timm:resnet18/random --batch-size 256
     torchrun --nproc_per_node 8 -m xmodal.train.simclr --data imagenet --preset paper --batch-size 512
 
-Expect features whose k nearest neighbours are of the same class far more often than before training, though no class
-was told. It lives on large batches and long training: the paper's 4096 for 1000 epochs.
+Expect features whose nearest neighbours are of the same class more often than before training, though no class was
+told. It lives on large batches and long training: the paper's best has 4096 for 1000 epochs.
 """
 
 from __future__ import annotations
@@ -59,9 +59,10 @@ class Config(Pretraining):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Measured on CIFAR-10; see the README.
+    # Measured on CIFAR-10; see the README. After two of ten epochs k-NN is at 42.9 with a temperature of 0.2, with 0.5,
+    # which is best after a thousand (appendix B.9), at 38.4.
     "quick": {
-        **{"model": "small", "batch_size": 512, "epochs": 10, "temperature": 0.5},
+        **{"model": "small", "batch_size": 512, "epochs": 10, "temperature": 0.2},
         **{"optimizer": "adamw", "lr": 1e-3, "wd": 0.01, "warmup_epochs": 1},
     },
 }
