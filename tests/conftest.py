@@ -1,10 +1,13 @@
-"""What the tests of runs that are killed, stopped and attacked share."""
+"""What tests share: a process that forks others, and pictures for the image recipes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.forks import Forks
 
@@ -15,3 +18,16 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
     process = Forks(tmp_path_factory.mktemp("forks"))
     yield process
     process.close()
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders of twelve pictures each, of a colour of their own in noise."""
+    folder, rng = tmp_path_factory.mktemp("colours"), np.random.default_rng(0)
+    for channel, kind in enumerate(("red", "green", "blue")):
+        (folder / kind).mkdir()
+        for i in range(12):
+            pixels = rng.integers(0, 120, (16, 16, 3), dtype=np.uint8)
+            pixels[..., channel] += 100
+            Image.fromarray(pixels).save(folder / kind / f"{i}.png")
+    return folder

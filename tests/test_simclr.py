@@ -8,11 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 import xmodal
@@ -28,19 +26,6 @@ TINY: dict[str, Any] = {
     **{"preset": "quick", **PRESETS["quick"], "batch_size": 8, "steps": 4, "image_size": 16, "warmup_epochs": None},
     **{"precision": "fp32", "knn_k": 5, "save_every": 2, "hold_out": 0.25},
 }
-
-
-@pytest.fixture(scope="module")
-def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Class folders of twelve pictures each, of a colour of their own in noise."""
-    folder, rng = tmp_path_factory.mktemp("colours"), np.random.default_rng(0)
-    for channel, kind in enumerate(("red", "green", "blue")):
-        (folder / kind).mkdir()
-        for i in range(12):
-            pixels = rng.integers(0, 120, (16, 16, 3), dtype=np.uint8)
-            pixels[..., channel] += 100
-            Image.fromarray(pixels).save(folder / kind / f"{i}.png")
-    return folder
 
 
 def test_the_loss_is_the_papers() -> None:
