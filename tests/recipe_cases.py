@@ -25,7 +25,7 @@ from xmodal.encoders.preparation import Preparation
 from xmodal.encoders.small_resnet import SmallResNet
 from xmodal.grad_cache import gradients
 from xmodal.method import Method, Progress
-from xmodal.train import simclr
+from xmodal.train import barlow_twins, byol, moco, simclr, swav
 
 SIDE, B = 16, 12
 PARTS = 5, 7  # rows of the global batch on each process
@@ -57,8 +57,24 @@ def two_views(number: int) -> dict[str, Tensor]:
     return {"views": views(number), "row": torch.arange(B)}
 
 
+def many_crops(number: int) -> dict[str, Tensor]:
+    return {**two_views(number), "crops": views(100 + number, 3, 8)}
+
+
 CASES = {
     "simclr": Case(lambda: simclr.simclr(simclr.Config(head_dim=8), encoder()), two_views),
+    # The second batch goes round the end of the queue.
+    "moco": Case(lambda: moco.moco(moco.Config(head_dim=8, momentum=0.5, queue=20), encoder()), two_views),
+    "byol": Case(lambda: byol.byol(byol.Config(hidden_dim=16, head_dim=8, momentum=0.5), encoder()), two_views),
+    # In the first step prototypes are fixed and the queues fill; in the second they move, and the queues help.
+    "swav": Case(
+        lambda: swav.swav(
+            swav.Config(hidden_dim=16, head_dim=8, prototypes=10, frozen_steps=1, queue=B, queue_from_epoch=0),
+            encoder(),
+        ),
+        many_crops,
+    ),
+    "barlow_twins": Case(lambda: barlow_twins.barlow_twins(barlow_twins.Config(head_dim=12), encoder()), two_views),
 }
 
 

@@ -41,5 +41,4 @@ def test_every_weight_that_is_trained_has_a_gradient(name: str) -> None:
     trainable = {f"gradient of {n}" for n, p in CASES[name].method().named_parameters() if p.requires_grad}
     assert trainable == {n for step in steps for n in step if n.startswith("gradient")}
     assert all(torch.isfinite(step["loss"]) for step in steps)
-    moved = [n for n in steps[0] if n.startswith("gradient") and any(step[n].abs().max() > 0 for step in steps)]
-    assert set(moved) == trainable
+    assert {n for step in steps for n in step if n.startswith("gradient") and step[n].abs().max() > 0} == trainable
