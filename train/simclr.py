@@ -21,16 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from xmodal.cli import guard
 from xmodal.config import parse, require
-from xmodal.pretrain import (
-    Judge,
-    Optimizer,
-    Pretraining,
-    learning_rate,
-    open_data,
-    open_encoder,
-    optimizer,
-    view_batches,
-)
+from xmodal.pretrain import Judge, Optimizer, Pretraining, open_data, open_encoder, train_and_judge, view_batches
 
 if TYPE_CHECKING:
     from xmodal.encoders.image import ImageEncoder
@@ -74,6 +65,7 @@ def simclr(config: Config, encoder: ImageEncoder) -> Method:
     from torch.nn.functional import normalize
 
     from xmodal.encoders.batch_norm import BatchNorm
+    from xmodal.encoders.heads import batch_norm_mlp
     from xmodal.method import Batch, Method, Progress
     from xmodal.objectives import nt_xent_loss
     from xmodal.sharding import whole
@@ -86,13 +78,7 @@ def simclr(config: Config, encoder: ImageEncoder) -> Method:
             # The paper's section 3 has two layers and no BatchNorm; the code trains better, and its results are these.
             last = BatchNorm(config.head_dim)
             last.bias.requires_grad_(False)
-            self.head = nn.Sequential(
-                nn.Linear(encoder.d, encoder.d, bias=False),
-                BatchNorm(encoder.d),
-                nn.ReLU(),
-                nn.Linear(encoder.d, config.head_dim, bias=False),
-                last,
-            )
+            self.head = nn.Sequential(*batch_norm_mlp(encoder.d, encoder.d, config.head_dim), last)
 
         def encode(self, batch: Batch) -> dict[str, Tensor]:
             return {"views": self.towers(batch["views"])}  # (b, 2, d)
@@ -117,19 +103,8 @@ def run(config: Config) -> dict[str, Any]:
     this = runs.begin("simclr", config)
     train, held = open_data(config)
     encoder = open_encoder(config, train)
-    method: Any = simclr(config, encoder)
     data = view_batches(config, this, train, encoder, "simclr")
-    judge = Judge(config, train, held)
-    before = judge(encoder)
-    this.train(
-        method,
-        data,
-        optimizer=optimizer(config),
-        lr=learning_rate(config, data),
-        evaluate=lambda: judge(method.export()),
-        clip_norm=None,
-    )
-    return this.finish(judge(method.export()), before)
+    return train_and_judge(config, this, simclr(config, encoder), data, Judge(config, train, held))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -62,7 +62,7 @@ def projection(kind: Projection, width: int, d: int, dropout: float = 0.0) -> nn
 def batch_norm_mlp(*widths: int, bias: bool = False) -> nn.Sequential:
     """Linear layers of these widths, between any two of them a BatchNorm over all processes and a ReLU.
 
-    The heads of BYOL, SwAV and Barlow Twins. bias: of the last layer; before a BatchNorm one would do nothing.
+    The heads of SimCLR, BYOL, SwAV and Barlow Twins. bias: of the last layer; before a BatchNorm one would do nothing.
     """
     layers: list[nn.Module] = []
     for before, after in pairwise(widths[:-1]):
