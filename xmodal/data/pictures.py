@@ -156,6 +156,31 @@ def open_parts(
     return hold_out(train, fraction) if fraction else (train, None)
 
 
+def open_to_judge(
+    spec: str, test: str | None, fraction: float, columns: PictureColumns | None = None
+) -> tuple[Pictures, Pictures]:
+    """What a probe learns from, and what it is judged on, in that one's numbers of classes.
+
+    test: a split of the data, or another spec, of which the split test counts, else val, else all. Without it that is
+    the data's own split test, else val, else a fraction that is held out; of `glyphs` glyphs/unseen_typeface.
+    """
+    found = splits_of_pictures(spec, columns)
+    train = open_pictures(spec, "train" if "train" in found else None, columns)
+    if test is None and spec == "glyphs":
+        test = "glyphs/unseen_typeface"
+    if test is None:
+        test = next((s for s in ("test", "val") if s in found and "train" in found), None)
+    if test is None:
+        return hold_out(train, fraction)
+    if test in found:
+        if test == "train" or "train" not in found:
+            raise InputError(f"--test {test}: these are the pictures that are learnt from, too.")
+        return train, with_classes(open_pictures(spec, test, columns), train.classes)
+    inside = splits_of_pictures(test, columns)
+    judged = open_pictures(test, next((s for s in ("test", "val") if s in inside), None), columns)
+    return train, with_classes(judged, train.classes)
+
+
 def hold_out(pictures: Pictures, fraction: float) -> tuple[Part, Part]:
     """The pictures to train on and those held out: of each class, and of those without one, this fraction.
 

@@ -53,11 +53,15 @@ class RawPixels:
 
 @dataclass(frozen=True)
 class Embedding:
-    """Pictures that can be read: unit rows (n, d), labels (n,) long, −1 for none, and how many can't be."""
+    """Pictures that can be read: unit rows (n, d), labels (n,) long, −1 for none, and how many can't be.
+
+    number: (n,) which rows of the pictures they are.
+    """
 
     rows: Tensor
     labels: np.ndarray
     unreadable: int
+    number: np.ndarray
 
     @property
     def labelled(self) -> np.ndarray:
@@ -71,7 +75,7 @@ def embed_pictures(model: ImageModel, pictures: Pictures, rows: np.ndarray | Non
     if not readable.any():
         raise InputError(f"No picture of {pictures.name} can be read: {', '.join(bad)}.")
     labels = np.full(len(rows), -1) if pictures.labels is None else pictures.labels[rows]
-    return Embedding(found, labels[readable], int((~readable).sum()))
+    return Embedding(found, labels[readable], int((~readable).sum()), rows[readable])
 
 
 def voters(pictures: Pictures, most: int = GALLERY) -> np.ndarray:
@@ -84,10 +88,18 @@ def score_knn(
     train: Embedding, test: Embedding, classes: Sequence[str], k: int = K, temperature: float = TEMPERATURE
 ) -> tuple[Scores, np.ndarray]:
     """Top-1, top-5 of more than five classes, macro means; and the confusion matrix (c, c), of those with a class."""
-    own, c = test.labels[test.labelled], len(classes)
+    own = test.labels[test.labelled]
     rank, predicted = knn_predictions(
         train.rows[train.labelled], train.labels[train.labelled], test.rows[test.labelled], own, k, temperature
     )
+    return score_answers(rank, predicted, own, len(classes))
+
+
+def score_answers(rank: np.ndarray, predicted: np.ndarray, own: np.ndarray, c: int) -> tuple[Scores, np.ndarray]:
+    """Top-1, top-5 of more than five classes, macro means, with intervals; and the confusion matrix (c, c).
+
+    rank: of each picture's own class, from 1, (n,); predicted: the class that won, (n,); own: its class, (n,).
+    """
     scores = {f"top{n}": bootstrap.mean_score((rank <= n).astype(float)) for n in ((1, 5) if c > 5 else (1,))}
     for name in ("macro_precision", "macro_recall", "macro_f1"):
         scores[name] = bootstrap.statistic_score(
