@@ -31,3 +31,15 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels[..., channel] += 100
             Image.fromarray(pixels).save(folder / kind / f"{i}.png")
     return folder
+
+
+@pytest.fixture
+def picture_pairs(tmp_path: Path) -> Path:
+    """A table of fourteen pictures to train on and six to judge on, each with a caption."""
+    rng = np.random.default_rng(0)
+    lines = ["filepath\ttitle\tsplit"]
+    for n in range(20):
+        Image.fromarray(rng.integers(0, 256, (36, 48, 3), dtype=np.uint8)).save(tmp_path / f"{n}.png")
+        lines.append(f"{n}.png\tpicture number {n}\t{'train' if n < 14 else 'val'}")
+    (tmp_path / "pairs.tsv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "pairs.tsv"

@@ -17,15 +17,17 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from xmodal import distributed
 from xmodal.encoders.image import ImageEncoder
 from xmodal.encoders.preparation import Preparation
 from xmodal.encoders.small_resnet import SmallResNet
+from xmodal.encoders.two_tower import TwoTower
+from xmodal.finetune import Towers
 from xmodal.grad_cache import gradients
 from xmodal.method import Method, Progress
-from xmodal.train import barlow_twins, byol, moco, simclr, swav
+from xmodal.train import barlow_twins, byol, clip, moco, siglip, simclr, swav
 
 SIDE, B = 16, 12
 PARTS = 5, 7  # rows of the global batch on each process
@@ -61,6 +63,37 @@ def many_crops(number: int) -> dict[str, Tensor]:
     return {**two_views(number), "crops": views(100 + number, 3, 8)}
 
 
+class Words(nn.Module):
+    """The mean of its words' rows, (b, l) long -> (b, 16)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Embedding(9, 16)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.rows(tokens).mean(1)
+
+
+def towers() -> TwoTower:
+    """The tower of `encoder` beside one of texts."""
+    image = encoder().image
+    nothing: Any = None
+    return TwoTower(image, Words(), preparation=Preparation(SIDE, SIDE), tokenizer=nothing, description={})
+
+
+def pairs(number: int) -> dict[str, Tensor]:
+    """Pictures with texts of four words; two are of one picture, and two others have one text."""
+    g = torch.Generator().manual_seed(number)
+    image_id, text_id = torch.arange(B), torch.arange(B)
+    image_id[7], text_id[9] = 2, 4
+    text = torch.randint(0, 9, (B, 4), generator=g)
+    return {"image": views(number)[:, 0], "text": text, "image_id": image_id, "text_id": text_id}
+
+
+def pairs_and_views(number: int) -> dict[str, Tensor]:
+    return {**pairs(number), "views": views(100 + number)}
+
+
 CASES = {
     "simclr": Case(lambda: simclr.simclr(simclr.Config(head_dim=8), encoder()), two_views),
     # The second batch goes round the end of the queue.
@@ -75,6 +108,8 @@ CASES = {
         many_crops,
     ),
     "barlow_twins": Case(lambda: barlow_twins.barlow_twins(barlow_twins.Config(head_dim=12), encoder()), two_views),
+    "siglip": Case(lambda: siglip.siglip(siglip.Config(), Towers(towers())), pairs),
+    "slip": Case(lambda: clip.clip(clip.Config(image_loss="simclr"), Towers(towers())), pairs_and_views),
 }
 
 

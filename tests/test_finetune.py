@@ -165,7 +165,7 @@ def test_towers_embedded_once_learn_what_they_would_have(
     (tmp_path / "pairs.csv").write_text("\n".join(table) + "\n")
     flags += ["--data", str(tmp_path / "pairs.csv"), "--steps", "6", "--captions", "2"]
     train(there, tmp_path / "once", *flags, "--micro-batch", "3")
-    monkeypatch.setattr("xmodal.train.clip.embed_locked", lambda towers, pairs, view, augmented: (
+    monkeypatch.setattr("xmodal.image_text.embed_locked", lambda towers, pairs, view, augmented: (
         pairs, view, towers.tokenizer))  # fmt: skip
     train(there, tmp_path / "anew", *flags)
 

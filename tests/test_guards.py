@@ -180,7 +180,7 @@ def test_a_run_says_so_in_its_log_and_goes_on(
     from xmodal.run import Evaluation
     from xmodal.train.clip import Config, run
 
-    monkeypatch.setattr("xmodal.train.clip.evaluate", lambda *_: Evaluation({}, {}))
+    monkeypatch.setattr("xmodal.image_text.evaluate", lambda *_: Evaluation({}, {}))
     monkeypatch.setattr(guards, "LASTING", 4)
     monkeypatch.setattr(guards, "PATIENCE", 0.001)
     tiny: dict[str, Any] = {"model": "small", "batch_size": 16, "vocabulary": 64, "precision": "fp32", "warmup": 1}

@@ -21,7 +21,7 @@ TINY: dict[str, Any] = {"model": "small", "batch_size": 16, "vocabulary": 64, "p
 
 @pytest.fixture(autouse=True)
 def _no_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xmodal.train.clip.evaluate", lambda *_: Evaluation({}, {}))
+    monkeypatch.setattr("xmodal.image_text.evaluate", lambda *_: Evaluation({}, {}))
 
 
 def _refuse(constant: str) -> None:

@@ -74,7 +74,7 @@ def test_a_run_says_its_slices_and_is_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared = ["train", "clip", "--steps", "2", "--batch-size", "40", "--vocabulary", "64", "--precision", "fp32"]
-    monkeypatch.setattr("xmodal.train.clip.evaluate", lambda *_: Evaluation({}, {}))
+    monkeypatch.setattr("xmodal.image_text.evaluate", lambda *_: Evaluation({}, {}))
     monkeypatch.setattr(micro_batch, "free_bytes", lambda device: 100 * 2**20)
     assert main([*shared, "--micro-batch", "auto", "--output", str(tmp_path / "auto")]) == 0
     said = capsys.readouterr().out

@@ -24,6 +24,7 @@ from xmodal.method import Method
 from xmodal.report.log import Log, say
 
 if TYPE_CHECKING:
+    from xmodal.data.views import Views
     from xmodal.encoders.tokenizer import PiecesTokenizer
     from xmodal.evaluators.scores import Scores
     from xmodal.report.evaluated import Classified, Evaluated
@@ -70,10 +71,11 @@ class Run:
         prepare_images: Callable[..., Any],
         tokenize: Callable[..., Any],
         captions: int | Literal["all"] = 1,
+        views: Views | None = None,
     ) -> Batches:
         """This process's part of each global batch of images and texts; see `share`.
 
-        captions: how many of a row's texts are in the batch.
+        captions: how many of a row's texts are in the batch. views: what else is made of each picture.
         """
         return Batches(
             source,
@@ -82,6 +84,7 @@ class Run:
             prepare_images=prepare_images,
             tokenize=tokenize,
             captions=captions,
+            views=views,
         )
 
     def share(self, source: Trained) -> dict[str, Any]:

@@ -220,7 +220,7 @@ def test_notes(flags: str, note: str) -> None:
         (f"{TABLE} --batch-size many", "--batch-size: invalid int value: 'many'"),
         (f"{TABLE} extra", "no use for 'extra'"),
         (f"{TABLE} --precision fp8", "no --precision 'fp8'; there are: fp32, amp_bf16"),
-        (f"{TABLE} --siglip", "--siglip: there is no recipe"),
+        (f"{TABLE} --siglip", "--siglip: the sigmoid loss is a recipe of its own"),
         (f"{TABLE} --opt timm/lion", "--opt timm/lion: the optimizer is AdamW"),
         (f"{TABLE} --pretrained logs/epoch_3.pt", "--pretrained logs/epoch_3.pt: a pickle, which may run code"),
         (f"{TABLE} --pretrained a.safetensors", "a file of weights alone"),

@@ -18,11 +18,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from xmodal.data.augment import DRAWS
-from xmodal.data.order import CAPTION, draws, positions_of_step, steps_per_epoch
+from xmodal.data.order import CAPTION, VIEW, draws, positions_of_step, steps_per_epoch
 from xmodal.data.orders import order_of
 from xmodal.data.source import Source
 from xmodal.data.stable_id import stable_id
 from xmodal.data.stand_ins import Skipped, read_pictures
+from xmodal.data.views import Views
 from xmodal.errors import InputError
 
 
@@ -57,6 +58,7 @@ class Batches(Dataset):
     files (see `xmodal.data.augment`). tokenize: (b) strings -> (b, l) long.
     captions: how many of a row's texts are in the batch; with 1 the texts are (b, l), with k (b, k, l). With "all" k is
     the most that one of these rows has, and text_there (b, k) bool says which of the places are filled.
+    views: what else is made of every picture, which is decoded whole for it.
     """
 
     def __init__(
@@ -69,19 +71,20 @@ class Batches(Dataset):
         prepare_images: Callable[[Sequence[Any], np.ndarray], Tensor],
         tokenize: Callable[[Sequence[str]], Tensor],
         captions: int | Literal["all"] = 1,
+        views: Views | None = None,
     ) -> None:
         self.source, self.global_batch, self.part, self.seed = source, batch, part, seed
-        self.prepare_images, self.tokenize, self.captions = prepare_images, tokenize, captions
+        self.prepare_images, self.tokenize, self.captions, self.views = prepare_images, tokenize, captions, views
         self.order = order_of(source)
         self.steps_per_epoch = steps_per_epoch(len(self.order), batch)
 
     def __getitem__(self, step: int) -> tuple[dict[str, Tensor], list[Skipped]]:
-        """A flat dict: image (b, 3, h, w) uint8, text (b, l) or (b, k, l), text_id (b,) or (b, k), image_id and row
-        (b,) long."""
+        """A flat dict: image (b, 3, h, w) uint8, maybe views (b, v, 3, h, w), text (b, l) or (b, k, l), text_id (b,) or
+        (b, k), image_id and row (b,) long."""
         epoch, positions = positions_of_step(step, len(self.order), self.global_batch, self.part)
         rows = self.order.rows(positions, self.seed, epoch)
         numbers = draws(self.seed, epoch, positions, DRAWS)
-        decoders: Any = getattr(self.prepare_images, "decoders", None)
+        decoders: Any = getattr(self.prepare_images, "decoders", None) if self.views is None else None
         pictures, rows, skipped = read_pictures(
             *(self.source, rows, positions, epoch, self.seed), decoders=decoders and decoders(numbers)
         )
@@ -102,6 +105,8 @@ class Batches(Dataset):
             **there,
             "row": torch.from_numpy(rows),
         }
+        if self.views is not None:
+            batch |= self.views(pictures, draws(self.seed, epoch, positions, self.views.draws, VIEW))
         return batch, skipped
 
     def _texts(self, rows: np.ndarray, positions: np.ndarray, epoch: int) -> list[Sequence[str]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from xmodal.errors import InputError
 
-ORDER, DRAW, SUBSTITUTE, CAPTION, SHARD, WITHIN = range(6)  # one stream of random numbers for each use
+ORDER, DRAW, SUBSTITUTE, CAPTION, SHARD, WITHIN, VIEW = range(7)  # one stream of random numbers for each use
 _ROUNDS = 6  # of the Feistel network; four make a pseudo-random permutation (Luby & Rackoff 1988)
 
 

@@ -61,11 +61,14 @@ class TwoTower(Sleepers):
         self.register_buffer("mean", torch.tensor(preparation.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preparation.std).view(3, 1, 1), persistent=False)
 
-    def forward(self, image: Tensor | None = None, text: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, image: Tensor | None = None, text: Tensor | None = None, views: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Any of uint8 pixels (b, 3, h, w) and tokens (b, l) -> unit rows (b, d) under the same name.
 
         Several texts of each image, (b, k, l), become (b, k, d). Instead of either, `features` of it do: the backbone
         is left out. Rows are normalised in float32 at least: under bf16 autocast their length would be off by 0.4 %.
+        Of views of pictures, (b, v, 3, h, w), come the backbone's features, (b, v, width) float32 at least.
         """
         outputs = {}
         if image is not None:
@@ -73,6 +76,9 @@ class TwoTower(Sleepers):
         if text is not None:
             rows = _unit(head(self.text)(self.features(text=text.flatten(0, -2))))
             outputs["text"] = rows.unflatten(0, text.shape[:-1]) if text.ndim == 3 else rows
+        if views is not None:
+            rows = self.features(image=views.flatten(0, 1))
+            outputs["views"] = rows.to(torch.promote_types(rows.dtype, torch.float32)).unflatten(0, views.shape[:2])
         return outputs
 
     def features(self, image: Tensor | None = None, text: Tensor | None = None) -> Tensor:

@@ -101,7 +101,7 @@ NOT_THE_SAME: dict[tuple[str, ...], str] = {
 
 # What makes another model, objective or optimizer than any that is here.
 REFUSED: dict[tuple[str, ...], str] = {
-    ("--siglip",): "there is no recipe with the sigmoid loss yet",
+    ("--siglip",): "the sigmoid loss is a recipe of its own, xmodal train siglip, whose flags are those of clip",
     ("--distill-model", "--distill-pretrained"): "there is no distillation",
     ("--use-bnb-linear",): "there are no 8-bit layers",
     ("--force-image-size", "--force-context-length", "--force-patch-dropout", "--image-mean", "--image-std"): (
