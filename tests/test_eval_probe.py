@@ -48,7 +48,8 @@ def small(colours: Path, **given: Any) -> Config:
 def test_figures_are_those_of_the_functions(colours: Path) -> None:
     train, test = open_to_judge(str(colours), None, 0.2)
     found = probe(RawPixels(), train, test, k=5)
-    rows = [RawPixels().encode_image(part.images(np.arange(len(part)))) for part in (train, test)]
+    pictures: list[Any] = [part.images(np.arange(len(part))) for part in (train, test)]
+    rows = [RawPixels().encode_image(some) for some in pictures]
     unit = [torch.nn.functional.normalize(r, dim=1) for r in rows]
     assert train.labels is not None
     assert test.labels is not None
@@ -145,7 +146,7 @@ def test_what_is_judged(colours: Path, tmp_path: Path) -> None:
 def test_wrong_input(colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     one = tmp_path / "one.csv"
     one.write_text("filepath,label\n" + "".join(f"{colours}/red/{i}.png,red\n" for i in range(4)))
-    others = paint(tmp_path / "others", {"cyan": 1}, 2)
+    others = paint(tmp_path / "others", {"cyan": 1, "pink": 0}, 2)
     flat = paint(tmp_path / "deep", {"x": 0}, 3) / "x"
     cases = [
         (small(flat), "has no classes to probe for"),
