@@ -27,7 +27,7 @@ from xmodal.encoders.two_tower import TwoTower
 from xmodal.finetune import Towers
 from xmodal.grad_cache import gradients
 from xmodal.method import Method, Progress
-from xmodal.train import barlow_twins, byol, clip, moco, siglip, simclr, swav
+from xmodal.train import barlow_twins, byol, clip, metric, moco, siglip, simclr, swav
 
 SIDE, B = 16, 12
 PARTS = 5, 7  # rows of the global batch on each process
@@ -61,6 +61,15 @@ def two_views(number: int) -> dict[str, Tensor]:
 
 def many_crops(number: int) -> dict[str, Tensor]:
     return {**two_views(number), "crops": views(100 + number, 3, 8)}
+
+
+def classes(number: int) -> dict[str, Tensor]:
+    """Two pictures of each of six classes; a pair lies on both processes."""
+    return {**two_views(number), "label": torch.arange(B) // 2}
+
+
+def of_metric(**changed: Any) -> Case:
+    return Case(lambda: metric.metric(metric.Config(**changed), encoder()), classes)
 
 
 class Words(nn.Module):
@@ -108,6 +117,10 @@ CASES = {
         many_crops,
     ),
     "barlow_twins": Case(lambda: barlow_twins.barlow_twins(barlow_twins.Config(head_dim=12), encoder()), two_views),
+    "triplet": of_metric(mining="all"),
+    "n_pair": of_metric(objective="n_pair"),
+    "margin": of_metric(objective="margin", mining="hard"),
+    "logistic": of_metric(objective="logistic"),
     "siglip": Case(lambda: siglip.siglip(siglip.Config(), Towers(towers())), pairs),
     "slip": Case(lambda: clip.clip(clip.Config(image_loss="simclr"), Towers(towers())), pairs_and_views),
 }

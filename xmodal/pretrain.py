@@ -108,16 +108,23 @@ def open_encoder(config: Pretraining, pictures: Pictures) -> ImageEncoder:
 
 
 def view_batches(
-    config: Pretraining, this: Run, pictures: Pictures, encoder: ImageEncoder, name: Any, k: int | None = None
+    config: Pretraining,
+    this: Run,
+    pictures: Pictures,
+    encoder: ImageEncoder,
+    name: Any,
+    k: Callable[[Pictures, int], int] | int | None = None,
+    single: bool = False,
 ) -> ViewBatches:
     """This process's part of each global batch of views.
 
     name: whose views they are if --augment says nothing. k: pictures of each class in a batch, which then holds
-    batch / k classes; without it pictures come at random. Says what is left out.
+    batch / k classes, or how to find it from pictures and batch; without it pictures come at random. single: one view
+    of each picture. Says what is left out.
     """
     from xmodal.data.class_order import ClassOrder
     from xmodal.data.view_batches import ViewBatches
-    from xmodal.data.views import views
+    from xmodal.data.views import Views, views
     from xmodal.report.log import say
 
     if config.augment != "auto":
@@ -127,11 +134,28 @@ def view_batches(
     shared, order = this.share(pictures), None
     if k is not None:
         assert pictures.labels is not None
-        order = ClassOrder(pictures.labels, shared["batch"], k)
+        order = ClassOrder(pictures.labels, shared["batch"], k if isinstance(k, int) else k(pictures, shared["batch"]))
         for lack, n in order.left_out.items():
             if n:
                 say(f"Left out of {pictures.name}: {n} with {lack}.")
-    return ViewBatches(pictures, **shared, seed=config.seed, views=views(name, encoder.preparation), order=order)
+    made = views(name, encoder.preparation)
+    if single:
+        made = Views({"views": made.branches["views"][:1]})
+    return ViewBatches(pictures, **shared, seed=config.seed, views=made, order=order)
+
+
+def at_least(k: int) -> Callable[[Pictures, int], int]:
+    """So many pictures of each class in a batch, or the fewest more with which the classes that there are fill it."""
+
+    def found(pictures: Pictures, batch: int) -> int:
+        import numpy as np
+
+        assert pictures.labels is not None
+        classes = int((np.bincount(pictures.labels[pictures.labels >= 0]) > 1).sum())
+        enough = (more for more in range(k, batch // 2 + 1) if batch % more == 0 and batch // more <= classes)
+        return next(enough, k)  # with which the order says what is wrong
+
+    return found
 
 
 def optimizer(config: Pretraining) -> Callable[[list[dict[str, Any]]], torch.optim.Optimizer]:
@@ -168,15 +192,17 @@ def learning_rate(config: Pretraining, data: ViewBatches) -> Callable[[int], Cal
 class Judge:
     """Says how an encoder's features separate the classes of pictures it wasn't trained on, with raw pixels beside."""
 
-    def __init__(self, config: Pretraining, train: Pictures, held: Pictures | None) -> None:
+    def __init__(self, config: Pretraining, train: Pictures, held: Pictures | None, retrieval: bool = False) -> None:
+        """retrieval: say as well how often a picture's neighbours among those held out are of its class."""
         from xmodal.evaluators.evaluate_pictures import RawPixels, evaluate_pictures
 
         self.train, self.held = train, held
-        self.options = {"k": config.knn_k, "temperature": config.knn_temperature}
+        self.options: dict[str, Any] = {"k": config.knn_k, "temperature": config.knn_temperature}
         self.pixels = {}
         if held is not None:
             _, scores, _ = evaluate_pictures(RawPixels(), train, held, **self.options)
             self.pixels = {name.replace("knn/", "pixels/"): s for name, s in scores.items() if "knn/" in name}
+        self.options["retrieval"] = retrieval
 
     def __call__(self, encoder: ImageEncoder) -> Evaluation:
         """Nothing where nothing is held out."""
@@ -233,6 +259,8 @@ def with_classes_only(pictures: Pictures, recipe: str) -> Pictures:
             "class, or a column of classes; --label-column names it."
         )
     rows = np.flatnonzero(pictures.labels >= 0)
+    if len(np.unique(pictures.labels[rows])) < 2:
+        raise InputError(f"{recipe} tells classes apart, and {pictures.name} has fewer than two of them.")
     if len(rows) == len(pictures):
         return pictures
     say(f"Left out of {pictures.name}: {len(pictures) - len(rows):,} pictures without a class.")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from xmodal.encoders.asleep import Sleepers
 from xmodal.encoders.batch_norm import over_all_processes
 from xmodal.encoders.half import Half
+from xmodal.encoders.heads import Headed
 from xmodal.encoders.preparation import Picture, Preparation
 from xmodal.errors import InputError, nearest
 from xmodal.weights import load_weights, save_tensors
@@ -105,6 +106,13 @@ def one_by_one(tower: nn.Module, views: Tensor) -> Tensor:
     return torch.stack([tower(view) for view in views.unbind(1)], 1)
 
 
+def with_embedding(encoder: ImageEncoder, d: int) -> ImageEncoder:
+    """The encoder with a linear map behind it, fresh, whose outputs are its features from now on: (b, d)."""
+    image = Headed(encoder.image, nn.Linear(encoder.d, d))
+    described = {**encoder.description, "embedding": d}
+    return ImageEncoder(image, d, preparation=encoder.preparation, description=described)
+
+
 def open_image_encoder(spec: str, side: int | None = None) -> ImageEncoder:
     """The encoder of a spec with its weights, on the CPU; `small` is fresh, torch's random state makes its weights.
 
@@ -147,7 +155,10 @@ def image_encoder_from_folder(folder: Path) -> ImageEncoder:
         from xmodal.encoders.pair import half_from_folder
 
         half = half_from_folder(folder, "image", description)
-    encoder = _of(replace(half, description=told["image"], preparation=Preparation.from_json(told["preparation"])))
+    plain = {name: value for name, value in told["image"].items() if name != "embedding"}
+    encoder = _of(replace(half, description=plain, preparation=Preparation.from_json(told["preparation"])))
+    if d := told["image"].get("embedding"):
+        encoder = with_embedding(encoder, d)
     load_weights(encoder, folder / "model.safetensors")
     return encoder
 

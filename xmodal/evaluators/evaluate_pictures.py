@@ -18,6 +18,8 @@ from xmodal.evaluators import bootstrap
 from xmodal.evaluators.alignment import uniformity_score
 from xmodal.evaluators.embed import embed_images
 from xmodal.evaluators.knn import TEMPERATURE, K, knn_predictions
+from xmodal.evaluators.retrieval import hits
+from xmodal.evaluators.same_class import KS, same_class_ranks
 from xmodal.evaluators.scores import Scores
 from xmodal.evaluators.spread import effective_rank
 from xmodal.evaluators.zeroshot import confusion, macro
@@ -125,10 +127,12 @@ def evaluate_pictures(
     k: int = K,
     temperature: float = TEMPERATURE,
     gallery: int = GALLERY,
+    retrieval: bool = False,
 ) -> tuple[dict[str, Any], Scores, np.ndarray | None]:
     """Protocol, scores "knn/…" where both have classes, and "features/…"; and the confusion matrix (c, c).
 
-    train: whose pictures vote; test: what is judged. Every process must call it.
+    train: whose pictures vote; test: what is judged. retrieval: "retrieval/…" as well, of a picture's own class among
+    the others of the test. Every process must call it.
     """
     found = embed_pictures(model, test)
     scores = {f"features/{name}": score for name, score in score_spread(found).items()}
@@ -155,4 +159,12 @@ def evaluate_pictures(
             "k": k,
             "temperature": temperature,
         }
+    if retrieval and found.labelled.any():
+        rank = same_class_ranks(found.rows[found.labelled], found.labels[found.labelled])
+        recall = {f"retrieval/R@{n}": bootstrap.mean_score(hits(rank, n)) for n in KS} if len(rank) else {}
+        scores = {**recall, **scores}
+        protocol["retrieval"] = (
+            f"of {len(rank):,} judged pictures those with a picture of their class among the n most similar of the "
+            "others; a tie with one of another class is lost"
+        )
     return protocol, scores, table

@@ -8,6 +8,7 @@ from xmodal.objectives.dcl import dcl_loss
 from xmodal.objectives.guided_info_nce import guided_info_nce_loss
 from xmodal.objectives.hard_nt_xent import hard_nt_xent_loss
 from xmodal.objectives.info_nce import info_nce_loss, simcse_loss
+from xmodal.objectives.mined_pairs import mined_pairs
 from xmodal.objectives.moco import moco_loss
 from xmodal.objectives.n_pair import n_pair_loss
 from xmodal.objectives.nt_xent import nt_xent_loss
@@ -30,6 +31,7 @@ __all__ = [
     "info_nce_loss",
     "logistic_loss",
     "margin_loss",
+    "mined_pairs",
     "moco_loss",
     "n_pair_loss",
     "nt_xent_loss",

@@ -10,7 +10,7 @@ nothing left to do. N rows of width D take 6 · N² · D operations and no more 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -80,18 +80,9 @@ class _Triplets(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, labels: Tensor, margin: float, mining: str, seed: int) -> Tensor:
         spread = distributed.rows(len(features))
         every = distributed.all_gather(features.detach(), spread).double()
-        classes = distributed.all_gather(labels, spread)
-        n, device = len(every), every.device
-        squares = every.square().sum(1)
-        draws = torch.rand(n, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(device)
-        numbers = torch.arange(n, device=device)
-
         sums, to_every = every.new_zeros(2), torch.zeros_like(every)
-        for anchors in numbers[spread.here].split(max(1, BLOCK // n)) if len(features) else ():
-            rows = every[anchors]
-            distance = _distances(rows, every, squares[anchors], squares)
-            same = classes[anchors, None] == classes
-            block = Block(distance, same & (anchors[:, None] != numbers), ~same, margin, draws[anchors])
+        for anchors, block in blocks(every, labels, spread, margin, seed):
+            rows, distance = every[anchors], block.distance
             loss, count, slope = MINERS[mining](block)
             sums += torch.stack([loss + 0 * distance.sum(), count])  # what isn't finite is never mined, but must show
             if ctx.needs_input_grad[0]:
@@ -109,6 +100,24 @@ class _Triplets(torch.autograd.Function):
         return ctx.saved_tensors[0] * gradients[0].to(ctx.saved_tensors[0].dtype), None, None, None, None
 
 
+def blocks(
+    every: Tensor, labels: Tensor, spread: distributed.Rows, margin: float, seed: int
+) -> Iterator[tuple[Tensor, Block]]:
+    """This process's rows by number, some at a time, against the rows of all processes.
+
+    every: (n, d) float64, all rows; labels: (b,) of those that are here.
+    """
+    classes = distributed.all_gather(labels, spread)
+    n, device = len(every), every.device
+    squares = every.square().sum(1)
+    draws = torch.rand(n, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(device)
+    numbers = torch.arange(n, device=device)
+    for anchors in numbers[spread.here].split(max(1, BLOCK // n)) if len(labels) else ():
+        distance = _distances(every[anchors], every, squares[anchors], squares)
+        same = classes[anchors, None] == classes
+        yield anchors, Block(distance, same & (anchors[:, None] != numbers), ~same, margin, draws[anchors])
+
+
 def _distances(x: Tensor, y: Tensor, x_squares: Tensor, y_squares: Tensor) -> Tensor:
     """(h, d) and (n, d) float64 -> (h, n). Of rows that are equal to rounding it is 0."""
     both = x_squares[:, None] + y_squares
@@ -116,24 +125,39 @@ def _distances(x: Tensor, y: Tensor, x_squares: Tensor, y_squares: Tensor) -> Te
     return apart.masked_fill_(apart <= ROUNDING * both, 0).sqrt_()
 
 
-def _semi_hard(block: Block) -> Mined:
+def semi_hard(block: Block) -> tuple[Tensor, Tensor]:
+    """Which of the positives have a semi-hard negative, (h, n) bool, and the place of each one's nearest, (h, n)."""
     near, order = block.distance.masked_fill(~block.negative, torch.inf).sort(stable=True, dim=1)
     place = torch.searchsorted(near, block.distance, right=True).clamp_max(near.shape[1] - 1)
     negative = near.gather(1, place)
     mined = block.positive & (block.distance < negative) & (negative < block.distance + block.margin)
-    losses = torch.where(mined, block.distance - negative + block.margin, 0)
+    return mined, order.gather(1, place)
+
+
+def hard(block: Block) -> tuple[Tensor, Tensor]:
+    """The places of each row's furthest positive and nearest negative, (h, 1) each; any where it has none."""
+    furthest = block.distance.masked_fill(~block.positive, -torch.inf).argmax(1, keepdim=True)
+    return furthest, block.distance.masked_fill(~block.negative, torch.inf).argmin(1, keepdim=True)
+
+
+def drawn(block: Block) -> tuple[Tensor, Tensor]:
+    """The places of one positive and one negative of each row, (h, 1) each; any where it has none."""
+    return _drawn(block.positive, block.draws[:, :1]), _drawn(block.negative, block.draws[:, 1:])
+
+
+def _semi_hard(block: Block) -> Mined:
+    mined, negative = semi_hard(block)
+    losses = torch.where(mined, block.distance - block.distance.gather(1, negative) + block.margin, 0)
     slope = mined.double()
-    return Mined(losses.sum(), mined.sum(), slope.clone().scatter_add_(1, order.gather(1, place), -slope))
+    return Mined(losses.sum(), mined.sum(), slope.clone().scatter_add_(1, negative, -slope))
 
 
 def _hard(block: Block) -> Mined:
-    furthest = block.distance.masked_fill(~block.positive, -torch.inf).argmax(1, keepdim=True)
-    closest = block.distance.masked_fill(~block.negative, torch.inf).argmin(1, keepdim=True)
-    return _chosen(block, furthest, closest)
+    return _chosen(block, *hard(block))
 
 
 def _random(block: Block) -> Mined:
-    return _chosen(block, _drawn(block.positive, block.draws[:, :1]), _drawn(block.negative, block.draws[:, 1:]))
+    return _chosen(block, *drawn(block))
 
 
 def _all(block: Block) -> Mined:
