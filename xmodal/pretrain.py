@@ -259,8 +259,6 @@ def with_classes_only(pictures: Pictures, recipe: str) -> Pictures:
             "class, or a column of classes; --label-column names it."
         )
     rows = np.flatnonzero(pictures.labels >= 0)
-    if len(np.unique(pictures.labels[rows])) < 2:
-        raise InputError(f"{recipe} tells classes apart, and {pictures.name} has fewer than two of them.")
     if len(rows) == len(pictures):
         return pictures
     say(f"Left out of {pictures.name}: {len(pictures) - len(rows):,} pictures without a class.")
