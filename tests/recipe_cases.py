@@ -27,7 +27,7 @@ from xmodal.encoders.two_tower import TwoTower
 from xmodal.finetune import Towers
 from xmodal.grad_cache import gradients
 from xmodal.method import Method, Progress
-from xmodal.train import barlow_twins, byol, clip, metric, moco, siglip, simclr, swav
+from xmodal.train import barlow_twins, byol, clip, metric, moco, siglip, simclr, supcon, swav
 
 SIDE, B = 16, 12
 PARTS = 5, 7  # rows of the global batch on each process
@@ -117,6 +117,7 @@ CASES = {
         many_crops,
     ),
     "barlow_twins": Case(lambda: barlow_twins.barlow_twins(barlow_twins.Config(head_dim=12), encoder()), two_views),
+    "supcon": Case(lambda: supcon.supcon(supcon.Config(head_dim=8), encoder()), classes),
     "triplet": of_metric(mining="all"),
     "n_pair": of_metric(objective="n_pair"),
     "margin": of_metric(objective="margin", mining="hard"),

@@ -158,6 +158,7 @@ def run(config: Config) -> dict[str, Any]:
     """Train and judge; returns the protocol and the scores, which are also in the run folder."""
     from xmodal import run as runs
     from xmodal.encoders.image import with_embedding
+    from xmodal.evaluators.same_class import score_same_class
     from xmodal.report.log import say
 
     this = runs.begin("metric", config)
@@ -167,7 +168,7 @@ def run(config: Config) -> dict[str, Any]:
     k = 2 if config.objective == "n_pair" else config.pictures_per_class or at_least(4)
     data = view_batches(config, this, train, encoder, "photo" if train.photographs else "drawing", k, single=True)
     method: Any = metric(config, encoder)
-    told = train_and_judge(config, this, method, data, Judge(config, train, held, retrieval=True))
+    told = train_and_judge(config, this, method, data, Judge(config, train, held, score_same_class))
     if n := method.empty.item():
         say(f"{n} batches had no triplet or pair with a loss, and taught nothing.")
     return told

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from xmodal.data.pictures import Pictures
     from xmodal.data.view_batches import ViewBatches
     from xmodal.encoders.image import ImageEncoder
+    from xmodal.evaluators.evaluate_pictures import Also
     from xmodal.method import Method
     from xmodal.run import Evaluation, Run
 
@@ -192,8 +193,8 @@ def learning_rate(config: Pretraining, data: ViewBatches) -> Callable[[int], Cal
 class Judge:
     """Says how an encoder's features separate the classes of pictures it wasn't trained on, with raw pixels beside."""
 
-    def __init__(self, config: Pretraining, train: Pictures, held: Pictures | None, retrieval: bool = False) -> None:
-        """retrieval: say as well how often a picture's neighbours among those held out are of its class."""
+    def __init__(self, config: Pretraining, train: Pictures, held: Pictures | None, also: Also | None = None) -> None:
+        """also: what else is said of the same features; see `evaluate_pictures`."""
         from xmodal.evaluators.evaluate_pictures import RawPixels, evaluate_pictures
 
         self.train, self.held = train, held
@@ -202,7 +203,7 @@ class Judge:
         if held is not None:
             _, scores, _ = evaluate_pictures(RawPixels(), train, held, **self.options)
             self.pixels = {name.replace("knn/", "pixels/"): s for name, s in scores.items() if "knn/" in name}
-        self.options["retrieval"] = retrieval
+        self.options["also"] = also
 
     def __call__(self, encoder: ImageEncoder) -> Evaluation:
         """Nothing where nothing is held out."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,8 +18,6 @@ from xmodal.evaluators import bootstrap
 from xmodal.evaluators.alignment import uniformity_score
 from xmodal.evaluators.embed import embed_images
 from xmodal.evaluators.knn import TEMPERATURE, K, knn_predictions
-from xmodal.evaluators.retrieval import hits
-from xmodal.evaluators.same_class import KS, same_class_ranks
 from xmodal.evaluators.scores import Scores
 from xmodal.evaluators.spread import effective_rank
 from xmodal.evaluators.zeroshot import confusion, macro
@@ -68,6 +66,9 @@ class Embedding:
     @property
     def labelled(self) -> np.ndarray:
         return self.labels >= 0
+
+
+Also = Callable[[Embedding, Embedding], tuple[dict[str, Any], Scores]]
 
 
 def embed_pictures(model: ImageModel, pictures: Pictures, rows: np.ndarray | None = None) -> Embedding:
@@ -127,12 +128,12 @@ def evaluate_pictures(
     k: int = K,
     temperature: float = TEMPERATURE,
     gallery: int = GALLERY,
-    retrieval: bool = False,
+    also: Also | None = None,
 ) -> tuple[dict[str, Any], Scores, np.ndarray | None]:
     """Protocol, scores "knn/…" where both have classes, and "features/…"; and the confusion matrix (c, c).
 
-    train: whose pictures vote; test: what is judged. retrieval: "retrieval/…" as well, of a picture's own class among
-    the others of the test. Every process must call it.
+    train: whose pictures vote; test: what is judged. also: protocol and scores of more, from the features of those that
+    vote and of those that are judged; it is asked where both have classes. Every process must call it.
     """
     found = embed_pictures(model, test)
     scores = {f"features/{name}": score for name, score in score_spread(found).items()}
@@ -159,12 +160,7 @@ def evaluate_pictures(
             "k": k,
             "temperature": temperature,
         }
-    if retrieval and found.labelled.any():
-        rank = same_class_ranks(found.rows[found.labelled], found.labels[found.labelled])
-        recall = {f"retrieval/R@{n}": bootstrap.mean_score(hits(rank, n)) for n in KS} if len(rank) else {}
-        scores = {**recall, **scores}
-        protocol["retrieval"] = (
-            f"of {len(rank):,} judged pictures those with a picture of their class among the n most similar of the "
-            "others; a tie with one of another class is lost"
-        )
+        if also is not None:
+            told, more = also(voting, found)
+            protocol, scores = {**protocol, **told}, {**more, **scores}
     return protocol, scores, table

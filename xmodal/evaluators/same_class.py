@@ -6,14 +6,19 @@ among all others of it, and R@n is a hit if any of the n nearest is of its class
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from xmodal.evaluators import bootstrap
 from xmodal.evaluators.knn import _labels, _unit
 from xmodal.evaluators.retrieval import TIE, hits
+from xmodal.evaluators.scores import Scores
+
+if TYPE_CHECKING:
+    from xmodal.evaluators.evaluate_pictures import Embedding
 
 KS = (1, 2, 4, 8)
 TILE = 2**23  # similarities that are held at a time
@@ -30,6 +35,16 @@ def same_class(rows: Any, labels: Any, ks: tuple[int, ...] = KS) -> dict[str, fl
     if not len(rank):
         raise ValueError("no class has two pictures")
     return {f"R@{k}": float(hits(rank, k).mean()) for k in ks}
+
+
+def score_same_class(_: Embedding, test: Embedding) -> tuple[dict[str, Any], Scores]:
+    """For `evaluate_pictures`: protocol and scores "retrieval/R@1" …, with intervals, of those that are judged."""
+    rank = same_class_ranks(test.rows[test.labelled], test.labels[test.labelled])
+    told = (
+        f"of {len(rank):,} judged pictures those with a picture of their class among the n most similar of the others; "
+        "a tie with one of another class is lost"
+    )
+    return {"retrieval": told}, {f"retrieval/R@{k}": bootstrap.mean_score(hits(rank, k)) for k in KS if len(rank)}
 
 
 @torch.no_grad()
