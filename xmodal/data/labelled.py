@@ -42,6 +42,9 @@ class Labelled:
     def images(self, rows: np.ndarray) -> list[Image.Image | np.ndarray | BadSample]:
         return decode_each(self.paths[row] for row in rows.tolist())
 
+    def key(self, row: int) -> str:
+        return str(self.paths[row])
+
 
 def read_labelled(
     path: Path,

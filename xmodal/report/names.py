@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from xmodal.evaluators.units import is_shown_as_it_is
@@ -40,6 +42,12 @@ def parse(name: str) -> ScoreName:
 def words(name: str) -> str:
     """An identifier as people would say it."""
     return DIRECTIONS.get(name, name.replace("_", " "))
+
+
+def short_names(specs: Sequence[str]) -> list[str]:
+    """Model specs by the last part of each, where that tells them apart: simclr for runs/simclr."""
+    last = [re.split(r"[/:]", spec.rstrip("/"))[-1] for spec in specs]
+    return last if len(set(last)) == len(specs) and all(last) else list(specs)
 
 
 def number(value: float | None) -> str:
