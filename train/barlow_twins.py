@@ -54,8 +54,8 @@ class Config(Pretraining):
 PRESETS: dict[str, dict[str, Any]] = {
     # All ours, measured on CIFAR-10.
     "quick": {
-        **{"model": "small", "batch_size": 512, "epochs": 10, "head_dim": 512},
-        **{"optimizer": "adamw", "lr": 1e-3, "lr_biases": 1e-3, "wd": 0.01, "warmup_epochs": 1},
+        **{"model": "small", "batch_size": 256, "epochs": 10, "head_dim": 512},
+        **{"optimizer": "adamw", "lr": 2e-3, "lr_biases": 2e-3, "wd": 0.01, "warmup_epochs": 1},
     },
 }
 

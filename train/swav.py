@@ -77,10 +77,11 @@ class Config(Pretraining):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # All ours, measured on CIFAR-10: prototypes fewer than pictures in a batch need no queue.
+    # All ours, measured on CIFAR-10. Prototypes fewer than pictures in a batch need no queue. With the paper's epsilon
+    # the loss stays at ln(prototypes), with 0.02 it falls slowly.
     "quick": {
-        **{"model": "small", "batch_size": 512, "epochs": 10, "prototypes": 300, "frozen_steps": 50},
-        **{"hidden_dim": 512, "optimizer": "adamw", "lr": 1e-3, "wd": 0.01, "warmup_epochs": 1},
+        **{"model": "small", "batch_size": 256, "epochs": 10, "prototypes": 100, "epsilon": 0.01, "frozen_steps": 50},
+        **{"hidden_dim": 512, "optimizer": "adamw", "lr": 2e-3, "wd": 0.01, "warmup_epochs": 1},
     },
 }
 
