@@ -187,9 +187,9 @@ def fine_tune(
         scored, tables[name] = score_answers(rank, predicted, np.asarray(judged.labels), len(train.classes))
         scores |= {f"{name}/{figure}": score for figure, score in scored.items()}
     told = (
-        f"all weights and a linear layer that begins as the linear probe; AdamW, {config.epochs:g} epochs, batch "
-        f"{config.batch_size}, learning rate {config.lr:g}, weight decay {config.wd:g}, augmentation {augment}, seed "
-        f"{config.seed}"
+        "all weights, and a linear layer that begins as the linear probe where that is better than chance; "
+        f"AdamW, {config.epochs:g} epochs, batch {config.batch_size}, learning rate {config.lr:g}, weight decay "
+        f"{config.wd:g}, augmentation {augment}, seed {config.seed}"
     )
     return told, scores, tables
 

@@ -1,12 +1,14 @@
 """Fine-tuning an image encoder to tell classes apart: all its weights and a linear layer, on the loop that trains all.
 
 The layer begins as the linear probe of the same labels found it, so that the first steps don't undo the features for a
-random layer's sake (Kumar et al. 2022, arXiv:2202.10054). Thirty epochs are lightly's benchmarks'; the other numbers
-are ours.
+random layer's sake (Kumar et al. 2022, arXiv:2202.10054), or at 0 where that is no better than chance. Thirty epochs
+are lightly's benchmarks'; the other numbers are ours.
 """
 
 from __future__ import annotations
 
+import copy
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -124,7 +126,11 @@ def tune(
         seed=tuning.seed,
         views=Views({"image": [Plain(tuning.augment, encoder.preparation)]}),
     )
-    method = Classifier(encoder, start, features)
+    method = Classifier(encoder, start, features).to(accelerator.device)
+    if (loss := _first_loss(method, data[0][0])) > math.log(len(start.bias)):
+        say(f"The network in training is not what the linear probe saw (loss {loss:.1f}): the layer begins at 0.")
+        nn.init.zeros_(method.head.weight)
+        nn.init.zeros_(method.head.bias)
     steps = max(1, round(tuning.epochs * data.steps_per_epoch))
     say(f"Fine-tuning on {len(source):,} pictures of {pictures.name}: {steps} steps of {batch}.")
     with _folder_of_all() as folder:
@@ -139,6 +145,17 @@ def tune(
             quarantine=Quarantine(folder / "skipped.jsonl", 0.01, len(source)),
         )
     return Tuned(method)
+
+
+@torch.no_grad()
+def _first_loss(method: Classifier, batch: Batch) -> float:
+    """The loss of the first global batch as training sees it, when a BatchNorm's statistics are the batch's own.
+
+    In a fresh network these have nothing to do with the ones that it evaluates with.
+    """
+    twin = copy.deepcopy(method).train()  # whose statistics move
+    losses = twin.encode({name: batch[name].to(twin.mean.device) for name in ("image", "label")})["loss"]
+    return mean_over_rows(losses, losses).item()
 
 
 @contextmanager
