@@ -21,13 +21,15 @@ from torch import Tensor, nn
 
 from xmodal import distributed
 from xmodal.encoders.image import ImageEncoder
+from xmodal.encoders.patches import encoder_of_patches
 from xmodal.encoders.preparation import Preparation
+from xmodal.encoders.sequence import SequenceEncoder
 from xmodal.encoders.small_resnet import SmallResNet
 from xmodal.encoders.two_tower import TwoTower
 from xmodal.finetune import Towers
 from xmodal.grad_cache import gradients
 from xmodal.method import Method, Progress
-from xmodal.train import barlow_twins, byol, clip, metric, moco, siglip, simclr, supcon, swav
+from xmodal.train import barlow_twins, byol, clip, cpc, metric, moco, siglip, simclr, supcon, swav
 
 SIDE, B = 16, 12
 PARTS = 5, 7  # rows of the global batch on each process
@@ -66,6 +68,19 @@ def many_crops(number: int) -> dict[str, Tensor]:
 def classes(number: int) -> dict[str, Tensor]:
     """Two pictures of each of six classes; a pair lies on both processes."""
     return {**two_views(number), "label": torch.arange(B) // 2}
+
+
+def patches(number: int) -> dict[str, Tensor]:
+    return {"patches": views(number, 49, 4)}
+
+
+def sequence_encoder(of_bytes: bool = True) -> SequenceEncoder:
+    torch.manual_seed(3)
+    return SequenceEncoder(of_bytes=of_bytes, strides=(2, 2), width=8, d=6)
+
+
+def sequences(number: int) -> dict[str, Tensor]:
+    return {"sequence": torch.randint(0, 256, (B, 40), generator=torch.Generator().manual_seed(number)).byte()}
 
 
 def of_metric(**changed: Any) -> Case:
@@ -117,6 +132,8 @@ CASES = {
         many_crops,
     ),
     "barlow_twins": Case(lambda: barlow_twins.barlow_twins(barlow_twins.Config(head_dim=12), encoder()), two_views),
+    "cpc, patches": Case(lambda: cpc.cpc(cpc.Config(ahead=2), encoder_of_patches(encoder())), patches),
+    "cpc, sequences": Case(lambda: cpc.cpc(cpc.Config(data="prose", ahead=3, width=8), sequence_encoder()), sequences),
     "supcon": Case(lambda: supcon.supcon(supcon.Config(head_dim=8), encoder()), classes),
     "triplet": of_metric(mining="all"),
     "n_pair": of_metric(objective="n_pair"),

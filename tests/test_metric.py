@@ -125,12 +125,7 @@ def test_wrong_input(colours: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         Image.fromarray(np.full((16, 16, 3), 60 * i, np.uint8)).save(flat / f"{i}.png")
     assert main(["train", "metric", "--data", str(flat), "--preset", "quick", "--output", str(tmp_path / "a")]) == 2
     assert "metric learns from classes" in capsys.readouterr().err
-    shutil.copytree(colours / "red", tmp_path / "one" / "red")
-    with pytest.raises(InputError, match="fewer than two"):
-        run(Config(data=str(tmp_path / "one"), output=tmp_path / "b", **TINY))
-    with pytest.raises(
-        InputError, match="A batch of 12 with 2 pictures of each class needs 6 classes, and there are 3"
-    ):
+    with pytest.raises(InputError, match="with 2 pictures of each class needs 6 classes, and there are 3"):
         run(Config(data=str(colours), output=tmp_path / "c", **{**TINY, "objective": "n_pair"}))
     with pytest.raises(InputError, match="n_pair takes one pair of each class"):
         parse(Config, ["--objective", "n_pair", "--mining", "hard"], prog="")

@@ -12,18 +12,20 @@ from xmodal.errors import InputError, nearest
 if TYPE_CHECKING:
     from xmodal.encoders.image import ImageEncoder
     from xmodal.encoders.sentence import SentenceEncoder
+    from xmodal.encoders.sequence import SequenceEncoder
     from xmodal.encoders.two_tower import TwoTower
 
-M = TypeVar("M", bound="TwoTower | SentenceEncoder | ImageEncoder")
+M = TypeVar("M", bound="TwoTower | SentenceEncoder | ImageEncoder | SequenceEncoder")
 
 
 def load(spec: str, device: Any = None) -> Any:
-    """Open a model in evaluation mode: a `TwoTower`, or a `SentenceEncoder` or an `ImageEncoder` where the spec names a
-    text model or an image model alone.
+    """Open a model in evaluation mode: a `TwoTower`, or a `SentenceEncoder`, an `ImageEncoder` or a `SequenceEncoder`
+    where the spec names a model of texts, images or sequences alone.
 
     Raises InputError for a spec that names none of them.
     """
-    return _ready(_image_encoder(spec) or _sentence_encoder(spec) or _towers(spec), device)
+    found = _image_encoder(spec) or _sequence_encoder(spec) or _sentence_encoder(spec) or _towers(spec)
+    return _ready(found, device)
 
 
 def load_towers(spec: str, device: Any = None) -> TwoTower:
@@ -42,6 +44,13 @@ def _image_encoder(spec: str) -> ImageEncoder | None:
     from xmodal.encoders.image import holds_image_encoder, open_image_encoder
 
     return open_image_encoder(spec) if spec.startswith("timm:") or holds_image_encoder(Path(spec)) else None
+
+
+def _sequence_encoder(spec: str) -> SequenceEncoder | None:
+    """The sequence encoder of a run folder; None if the spec is of another kind."""
+    from xmodal.encoders.sequence import sequence_encoder_from_folder
+
+    return sequence_encoder_from_folder(Path(spec))
 
 
 def _sentence_encoder(spec: str) -> SentenceEncoder | None:

@@ -155,10 +155,14 @@ def image_encoder_from_folder(folder: Path) -> ImageEncoder:
         from xmodal.encoders.pair import half_from_folder
 
         half = half_from_folder(folder, "image", description)
-    plain = {name: value for name, value in told["image"].items() if name != "embedding"}
+    plain = {name: value for name, value in told["image"].items() if name not in ("embedding", "patches")}
     encoder = _of(replace(half, description=plain, preparation=Preparation.from_json(told["preparation"])))
     if d := told["image"].get("embedding"):
         encoder = with_embedding(encoder, d)
+    if side := told["image"].get("patches"):
+        from xmodal.encoders.patches import mean_over_patches, without_batch_norm
+
+        encoder = mean_over_patches(without_batch_norm(encoder), side)
     load_weights(encoder, folder / "model.safetensors")
     return encoder
 
