@@ -8,7 +8,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from xmodal.evaluators.linear import GRID, WITHOUT_SEARCH, class_ranks, fit_linear, held_out_rows, linear
+from xmodal.evaluators import linear as module
+from xmodal.evaluators.linear import GRID, WITHOUT_SEARCH, class_ranks, fit_linear, folds, linear
 
 
 def clouds(n: int, d: int = 12, c: int = 4, seed: int = 0, apart: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -74,9 +75,27 @@ def test_the_rows_that_are_held_out_can_be_said() -> None:
 
 def test_which_rows_are_held_out() -> None:
     labels = np.array([0] * 50 + [1] * 10 + [2] * 2 + [3])
-    held = held_out_rows(labels)
-    assert [held[labels == c].sum() for c in range(4)] == [10, 2, 1, 0]
-    assert np.array_equal(held, held_out_rows(labels))
+    fold = folds(labels)
+    assert np.bincount(fold[:50]).tolist() == [10] * 5
+    assert np.bincount(fold[50:60]).tolist() == [2] * 5
+    assert sorted(fold[60:].tolist()) == [-1, 0, 1]  # of no class are all rows held out together
+    assert np.array_equal(fold, folds(labels))
+
+
+def test_of_few_rows_each_part_is_held_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, labels = clouds(60)
+    solved = []
+    solve = module._solve
+    monkeypatch.setattr(module, "_solve", lambda rows, *given: (solved.append(len(rows)), solve(rows, *given))[1])
+    found = fit_linear(rows, labels)
+    assert len(solved) == 5 * len(found.tried) + 1
+    assert set(solved[:-1]) <= {46, 47, 48, 49, 50}
+    assert solved[-1] == 60
+    share = 60 * np.array(list(found.tried.values()))
+    assert np.allclose(share, share.round())  # every row was asked for once
+    solved.clear()
+    monkeypatch.setattr(module, "ENOUGH", 5)
+    assert len(fit_linear(rows, labels).tried) + 1 == len(solved)
 
 
 def test_where_nothing_can_be_held_out() -> None:

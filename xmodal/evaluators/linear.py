@@ -23,7 +23,8 @@ from xmodal.evaluators.zeroshot import confusion, macro
 
 GRID = 97  # penalties from 1e-6 to 1e2, twelve a decade, as many as in CLIP_benchmark
 COARSE, FINE = 24, 3  # steps of the grid: two decades at first, a quarter of one at the end
-HELD_OUT = 0.2  # of each class's rows, while the penalty is searched for
+FOLDS = 5  # one of them is held out while the penalty is searched for
+ENOUGH = 1000  # rows in it; of fewer, each of the five is held out in turn: ten rows choose by chance
 WITHOUT_SEARCH = 1e-2  # the penalty where no class has two rows, of which one could be held out
 MOST_ITERATIONS = 500
 WHILE_SEARCHING = 100  # iterations, each fit going on from the last
@@ -75,7 +76,8 @@ def fit_linear(
 ) -> Linear:
     """The classifier of features (n, d) with labels (n,) long; on the device of `rows`, if that is a tensor.
 
-    penalty: None searches for one on the rows `held`, (n,) bool, or else a fifth of each class, and then fits all rows.
+    penalty: None searches for one on the rows `held`, (n,) bool, or else on a fifth of each class, and of few rows on
+    each fifth in turn; then all rows are fitted.
     classes: how many there are, if the last of them may have no row. float64 rows are fitted in float64, others in
     float32. Beyond a copy of the rows it takes some multiples of c · d and the logits of `ROWS` rows.
     Raises ValueError for shapes that don't match, numbers that aren't finite, fewer than two classes, a penalty that
@@ -117,35 +119,46 @@ def class_ranks(scores: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
     return rank.cpu().numpy(), winner.cpu().numpy()
 
 
-def held_out_rows(labels: np.ndarray, fraction: float = HELD_OUT) -> np.ndarray:
-    """Which rows (n,) bool are held out: so much of each class, at least one of two rows and never all."""
-    held = np.zeros(len(labels), dtype=bool)
+def folds(labels: np.ndarray) -> np.ndarray:
+    """Which of FOLDS parts each row belongs to, (n,); each class is shared out evenly. −1: a row alone in its class."""
+    found = np.full(len(labels), -1)
     order = shuffle(np.arange(len(labels)), len(labels), 0, 0)
     for label in np.unique(labels):
         own = order[labels[order] == label]
-        held[own[: min(len(own) - 1, max(1, round(fraction * len(own))))]] = True
-    return held
+        if len(own) > 1:
+            found[own] = np.arange(len(own)) % FOLDS
+    return found
 
 
 def _search(rows: Tensor, labels: Tensor, c: int, held: Any) -> tuple[float, dict[float, float]]:
     """The penalty with the best accuracy on the rows held out, then the least loss; and the accuracy of each tried."""
-    held = torch.as_tensor(held_out_rows(labels.cpu().numpy()) if held is None else held, device=rows.device)
-    if held.shape != labels.shape or held.dtype != torch.bool:
-        raise ValueError(f"held must be ({len(labels)},) bool, not {tuple(held.shape)} {held.dtype}")
-    if not held.any() or len(labels[~held].unique()) < c:
+    if held is None:
+        fold = torch.from_numpy(folds(labels.cpu().numpy())).to(rows.device)
+        parts = [fold == k for k in range(FOLDS)]
+        parts = parts[:1] if int(parts[0].sum()) >= ENOUGH else [part for part in parts if part.any()]
+    else:
+        parts = [torch.as_tensor(held, device=rows.device)]
+        if parts[0].shape != labels.shape or parts[0].dtype != torch.bool:
+            raise ValueError(f"held must be ({len(labels)},) bool, not {tuple(parts[0].shape)} {parts[0].dtype}")
+        parts = [part for part in parts if part.any() and len(labels[~part].unique()) == c]
+    if not parts:
         return WITHOUT_SEARCH, {}
     grid = np.logspace(-6, 2, GRID).tolist()
     found: dict[int, tuple[float, float]] = {}
-    start: tuple[Tensor, Tensor] | None = None
+    starts: list[tuple[Tensor, Tensor] | None] = [None] * len(parts)
+    asked = sum(int(part.sum()) for part in parts)
 
     def look(places: Sequence[int]) -> int:
-        nonlocal start
         for place in sorted(set(places) - set(found), reverse=True):  # from stiff to loose: each starts at the last
-            start = _solve(rows[~held], labels[~held], c, grid[place], start, WHILE_SEARCHING)
-            scores = rows[held] @ start[0].T + start[1]
-            rank, _ = class_ranks(scores, labels[held])
-            loss = torch.nn.functional.cross_entropy(scores, labels[held]).item()
-            found[place] = float((rank == 1).mean()), -loss
+            right = loss = 0.0
+            for k, part in enumerate(parts):
+                starts[k] = weight, bias = _solve(
+                    rows[~part], labels[~part], c, grid[place], starts[k], WHILE_SEARCHING
+                )
+                scores = rows[part] @ weight.T + bias
+                right += float((class_ranks(scores, labels[part])[0] == 1).sum())
+                loss += torch.nn.functional.cross_entropy(scores, labels[part], reduction="sum").item()
+            found[place] = right / asked, -loss
         return max(found, key=lambda place: (found[place], place))
 
     best = look(range(0, GRID, COARSE))

@@ -50,10 +50,9 @@ def print_table(protocol: dict[str, Any], scores: Scores) -> None:
     for name, score in scores.items():
         question, _, figure = name.rpartition("/")
         rows.setdefault(question, {})[figure] = score
-    console = Console(highlight=False)
     for figures in dict.fromkeys(tuple(row) for row in rows.values()):
         table = Table(show_edge=False, pad_edge=False, box=SIMPLE_HEAD)
-        table.add_column("×100" if not all(map(is_shown_as_it_is, figures)) else "")
+        table.add_column("×100" if not all(map(is_shown_as_it_is, figures)) else "", no_wrap=True)
         for figure in figures:
             table.add_column(figure.replace("_", " "), justify="right", no_wrap=True)
         for question, row in rows.items():
@@ -62,7 +61,8 @@ def print_table(protocol: dict[str, Any], scores: Scores) -> None:
                 table.add_row(
                     Text(question), *(_cell(*figure, interval=i == 0) for i, figure in enumerate(row.items()))
                 )
-        console.print(table)
+        # A terminal wraps what is wider than it is; a figure or a name that is cut short is worse.
+        Console(highlight=False, width=Console(width=10_000).measure(table).maximum).print(table)
     print_protocol(protocol)
 
 
