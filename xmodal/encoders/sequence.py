@@ -7,6 +7,7 @@ long and 512 channels, then a GRU with 256 units.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,11 @@ class SequenceEncoder(nn.Module):
         for layer in self.layers:
             x = F.relu(layer(x))
         return x.transpose(1, 2)
+
+    @property
+    def stride(self) -> int:
+        """How many values a step is on from the one before."""
+        return math.prod(self.description["strides"])
 
     @property
     def least(self) -> int:
