@@ -71,7 +71,7 @@ def test_ours_parses_and_theirs_too() -> None:
 
 def test_time_between_two_lines(tmp_path: Path) -> None:
     timed = time_steps(_counting(0.05), _task(tmp_path, steps=6))
-    assert 0.05 <= timed.seconds < 0.2
+    assert 0.03 < timed.seconds < 0.2  # a step sleeps for 0.05 s; when its line is read the machine decides
     if sys.platform == "linux":
         assert timed.cpu_seconds is not None
         assert timed.cpu_seconds < timed.seconds

@@ -138,6 +138,18 @@ def test_a_worker_that_dies_ends_the_run_with_its_name_and_its_sample(
     assert guard(lambda: train(pause)) == 1
 
 
+def test_a_connection_that_breaks_is_the_death_of_a_worker_only_where_one_is_dead() -> None:
+    def broken() -> None:
+        for _ in loader(Rows(At(4 * 5 + 1, killed)), 0, 20, 2):
+            os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+            raise ConnectionResetError("Connection reset by peer")
+
+    with pytest.raises(Failed, match="was killed by SIGKILL"), deaths_named():
+        broken()
+    with pytest.raises(ConnectionResetError), deaths_named():
+        raise ConnectionResetError("of something else")
+
+
 def test_other_errors_are_as_they_were() -> None:
     with pytest.raises(RuntimeError, match="^The gradient was not finite"), deaths_named():
         raise RuntimeError("The gradient was not finite")

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -170,21 +171,28 @@ def deaths_named() -> Iterator[None]:
     """Inside, the death of a worker, which torch may raise anywhere, is a Failed that says what it was reading."""
     try:
         yield
-    except RuntimeError as error:
-        told, desk = _DEATH.match(str(error)), _last.desk
-        if told is None or desk is None:
-            raise
-        process = next((p for p in desk.processes if p.pid == int(told[1])), None)
-        if process is None:  # a worker of something else
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        desk = _last.desk
+        process = desk and _dead(desk, error)
+        if desk is None or process is None:  # a worker of something else, or another fault
             raise
         process.join(5)
         code = process.exitcode or 0
         by = signal.Signals(-code).name if code < 0 else ""
         how = f"was killed by {by}" if by else f"ended with exit code {code}"
         advice = _ADVICE.get(by, "If the same sample ends the next run, too, take it out of the data.")
-        raise Failed(f"{desk.was_at(int(told[1]))} {how}.\n{advice}") from error
+        raise Failed(f"{desk.was_at(process.pid or 0)} {how}.\n{advice}") from error
     finally:
         _last.desk = None
+
+
+def _dead(desk: Desk, error: Exception) -> BaseProcess | None:
+    """The worker whose death an error tells of: torch names it, or a batch broke off on its way."""
+    if isinstance(error, RuntimeError):
+        told = _DEATH.match(str(error))
+        return next((p for p in desk.processes if told and p.pid == int(told[1])), None)
+    wait([p.sentinel for p in desk.processes], timeout=5)
+    return next((p for p in desk.processes if p.exitcode), None)
 
 
 class _Watch:

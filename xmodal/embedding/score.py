@@ -139,7 +139,8 @@ def _score_file(config: Config, model: Model, setting: Setting) -> list[float]:
     if config.output is not None:
         print(f"Wrote {config.output}: {len(found):,} pairs; their mean cosine is {sum(found) / len(found):.4f}.")
     if replaced:
-        print(f"note: texts that held what is no text (U+FFFD stands for it): {sum(replaced.values()):,}", file=sys.stderr)
+        told = f"texts that held what is no text (U+FFFD stands for it): {sum(replaced.values()):,}"
+        print(f"note: {told}", file=sys.stderr)
     return found
 
 
