@@ -13,6 +13,7 @@ from torch import nn
 from tests.evaluators.test_evaluate_pictures import Colours
 from xmodal import distributed
 from xmodal.class_tuning import NEVER, Classifier, Tuning, tune
+from xmodal.encoders.batch_norm import BatchNorm
 from xmodal.encoders.image import ImageEncoder, open_image_encoder
 from xmodal.encoders.preparation import Preparation
 from xmodal.evaluators.linear import fit_linear
@@ -58,6 +59,9 @@ def test_all_of_it_learns(fresh: bool, capsys: pytest.CaptureFixture[str]) -> No
     torch.manual_seed(0)
     # A fresh network's BatchNorms evaluate with statistics that have nothing to do with those of a batch.
     encoder = open_image_encoder("small", 8).eval() if fresh else without_batch_norm()
+    for module in encoder.modules():
+        if isinstance(module, BatchNorm) and module.running_var is not None:
+            module.running_var.fill_(1e-3)
     rows = features(encoder, pictures)
     before = {name: t.clone() for name, t in encoder.state_dict().items()}
     start = fit_linear(rows, pictures.labels)

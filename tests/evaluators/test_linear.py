@@ -6,18 +6,19 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
 from xmodal.evaluators import linear as module
-from xmodal.evaluators.linear import GRID, WITHOUT_SEARCH, class_ranks, fit_linear, folds, linear
+from xmodal.evaluators.linear import GRID, PRIOR, WITHOUT_SEARCH, class_ranks, fit_linear, folds, linear
 
 
-def clouds(n: int, d: int = 12, c: int = 4, seed: int = 0, apart: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Overlapping clouds of features whose scales differ by a thousand."""
+def clouds(
+    n: int, d: int = 12, c: int = 4, seed: int = 0, apart: float = 1.0, decades: float = 3
+) -> tuple[np.ndarray, np.ndarray]:
+    """Overlapping clouds of features whose scales differ by so many decades."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, c, n)
     centres = np.random.default_rng(1).normal(size=(c, d)) * apart
-    return (centres[labels] + rng.normal(size=(n, d))) * np.logspace(-2, 1, d) + 3, labels
+    return (centres[labels] + rng.normal(size=(n, d))) * np.logspace(-2, decades - 2, d) + 3, labels
 
 
 @pytest.mark.parametrize("penalty", [1e-4, 1e-2, 1.0])
@@ -25,16 +26,17 @@ def clouds(n: int, d: int = 12, c: int = 4, seed: int = 0, apart: float = 1.0) -
 def test_the_optimum_is_scikit_learns(penalty: float, dtype: torch.dtype) -> None:
     rows, labels = clouds(500)
     found = fit_linear(torch.tensor(rows, dtype=dtype), labels, penalty)
-    scaler = StandardScaler().fit(rows)
+    mean, size = rows.mean(0), np.log(rows.std(0))
+    scale = np.exp((500 * size + PRIOR * size.mean()) / (500 + PRIOR))
     theirs = LogisticRegression(C=1 / (penalty * len(rows)), tol=1e-10, max_iter=10_000)
-    theirs.fit(scaler.transform(rows), labels)
-    weight = found.weight.double().numpy() * scaler.scale_  # pyright: ignore[reportOptionalOperand]
+    theirs.fit((rows - mean) / scale, labels)
+    weight = found.weight.double().numpy() * scale
     # Of a loss whose slope is a float32, the flattest directions are known to fewer digits.
     close = 1e-3 if dtype == torch.float64 else 2e-2
     assert np.abs(weight - theirs.coef_).max() < close * np.abs(theirs.coef_).max()
     test, _ = clouds(300, seed=2)
     shares = torch.softmax(found(test).double(), 1).numpy()
-    assert np.abs(shares - theirs.predict_proba(scaler.transform(test))).max() < 1e-3
+    assert np.abs(shares - theirs.predict_proba((test - mean) / scale)).max() < 1e-3
     assert found.penalty == penalty
     assert not found.tried
 
@@ -50,9 +52,10 @@ def test_figures() -> None:
 
 
 def test_the_search_finds_the_better_penalty() -> None:
-    # Many features, few rows, little to be learnt: a loose fit learns the rows by heart.
-    rows, labels = clouds(150, d=120, c=2, apart=0.12)
-    test, own = clouds(2000, d=120, c=2, seed=4, apart=0.12)
+    # Many features, few rows, a third of them with a wrong label: a loose fit learns the rows by heart.
+    rows, labels = clouds(200, d=120, c=2, apart=0.3)
+    test, own = clouds(2000, d=120, c=2, seed=4, apart=0.3)
+    labels = np.where(np.arange(200) % 3 == 0, 1 - labels, labels)
     found = fit_linear(rows, labels)
     loose = fit_linear(rows, labels, 1e-6)
     right = [(class_ranks(one(test), own)[0] == 1).mean() for one in (found, loose)]
@@ -96,6 +99,17 @@ def test_of_few_rows_each_part_is_held_out_in_turn(monkeypatch: pytest.MonkeyPat
     solved.clear()
     monkeypatch.setattr(module, "ENOUGH", 5)
     assert len(fit_linear(rows, labels).tried) + 1 == len(solved)
+
+
+def test_deviations_of_few_rows_are_drawn_to_their_mean() -> None:
+    # In two rows a class the second feature hardly varies, by chance: it would be blown up to the size of the first.
+    rows = np.array([[1.0, 1e-4], [1.1, 0.0], [-1.0, 0.0], [-1.1, -1e-4]])
+    found = fit_linear(rows, [0, 0, 1, 1], 0.01)
+    assert found.weight[0, 1].abs() * rows[:, 1].std() < 0.01 * found.weight[0, 0].abs() * rows[:, 0].std()
+    # Of many rows each feature counts by its own deviation, whatever it is counted in.
+    many, labels = clouds(4000, d=2, c=2)
+    weight, smaller = fit_linear(many, labels, 0.01).weight, fit_linear(many * [1, 1e-3], labels, 0.01).weight
+    assert torch.allclose(weight, smaller * torch.tensor([1, 1e-3]), rtol=0.1)
 
 
 def test_where_nothing_can_be_held_out() -> None:

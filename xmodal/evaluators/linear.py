@@ -3,9 +3,12 @@
 It minimises the mean cross-entropy + penalty / 2 · ‖W‖² by L-BFGS, so there is neither a learning rate nor a number of
 epochs to choose, and two encoders differ by their features alone. Each feature is brought to mean 0 and deviation 1
 over the training rows first (He et al. 2022, arXiv:2111.06377, appendix A.2, do it by a BatchNorm), for encoders differ
-in scale by orders of magnitude and a penalty would mean another thing to each; the bias is free. Where no penalty is
-given, one is searched for on rows that are held out, as for CLIP (Radford et al. 2021, appendix A.3): a coarse look,
-then halving the step around the best. CLIP_benchmark searches 1e-6 … 1e2, too; there it is AdamW's weight decay.
+in scale by orders of magnitude and a penalty would mean another thing to each; the bias is free. The deviations that
+few rows have are drawn to their mean: of four pictures a class of CIFAR-10 and 768 features, 27 % became 36 %.
+
+Where no penalty is given, one is searched for on rows that are held out, as for CLIP (Radford et al. 2021, appendix
+A.3): a coarse look, then halving the step around the best. CLIP_benchmark searches 1e-6 … 1e2, too; there it is AdamW's
+weight decay.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ COARSE, FINE = 24, 3  # steps of the grid: two decades at first, a quarter of on
 FOLDS = 5  # one of them is held out while the penalty is searched for
 ENOUGH = 1000  # rows in it; of fewer, each of the five is held out in turn: ten rows choose by chance
 WITHOUT_SEARCH = 1e-2  # the penalty where no class has two rows, of which one could be held out
+PRIOR = 100  # rows that the features' usual deviation counts as, beside the rows there are
 MOST_ITERATIONS = 500
 WHILE_SEARCHING = 100  # iterations, each fit going on from the last
 ROWS = 8192  # whose logits are held at a time
@@ -91,9 +95,7 @@ def fit_linear(
         raise ValueError(f"a classifier needs rows of at least two classes, not {len(there)}")
     c = max(int(there.max()) + 1, classes or 0)
     mean = rows.mean(0)
-    deviation = (rows - mean).square().mean(0).sqrt()
-    # What is left of a feature that is the same in all rows is rounding.
-    deviation = torch.where(deviation > 1e-6 * rows.abs().amax(0), deviation, torch.ones_like(deviation))
+    deviation = _deviations(rows, mean)
     rows = (rows - mean) / deviation
     tried: dict[float, float] = {}
     if penalty is None:
@@ -117,6 +119,18 @@ def class_ranks(scores: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
     rank = 1 + (wrong >= mine).sum(1) - (mine[:, 0] == float("-inf")).long()  # its own place is among them then
     winner = torch.where(rank == 1, own[:, 0], wrong.argmax(1))
     return rank.cpu().numpy(), winner.cpu().numpy()
+
+
+def _deviations(rows: Tensor, mean: Tensor) -> Tensor:
+    """What each feature of (n, d) is divided by, (d,): its deviation, of few rows drawn to that of all features."""
+    deviation = (rows - mean).square().mean(0).sqrt()
+    varies = deviation > 1e-6 * rows.abs().amax(0)  # what is left of a feature that is the same in all rows is rounding
+    if not varies.any():
+        return torch.ones_like(deviation)
+    size = torch.where(varies, deviation, torch.ones_like(deviation)).log()
+    usual = size[varies].mean()
+    own = len(rows) / (len(rows) + PRIOR)
+    return (own * torch.where(varies, size, usual) + (1 - own) * usual).exp()
 
 
 def folds(labels: np.ndarray) -> np.ndarray:
@@ -184,7 +198,7 @@ def _solve(
     optimizer = torch.optim.LBFGS(
         [weight, bias],
         max_iter=iterations,
-        tolerance_grad=1e-8 if double else 1e-5,
+        tolerance_grad=1e-8 if double else 2e-6,
         tolerance_change=0 if double else 1e-9,
         history_size=10,
         line_search_fn="strong_wolfe",

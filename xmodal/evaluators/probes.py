@@ -34,9 +34,9 @@ from xmodal.evaluators.scores import Scores
 PICTURES_SEEN_TWICE = 1024  # for the alignment
 
 LINEAR = (
-    "multinomial logistic regression by L-BFGS on features of mean 0 and deviation 1; an L2 penalty in 1e-6 … 1e2 by "
-    f"the accuracy on 1/{FOLDS} of the training labels, or on each such part in turn where it is below {ENOUGH:,}, then "
-    "fitted to all of them"
+    "multinomial logistic regression by L-BFGS on standardised features, an L2 penalty in 1e-6 … 1e2 by "
+    f"the accuracy on 1/{FOLDS} of the training labels, or on each such part in turn where it is below {ENOUGH:,}; "
+    "then fitted to all of them"
 )
 INTERVAL = (
     f"{bootstrap.LEVEL:.0%}, percentile bootstrap of {bootstrap.RESAMPLES} resamples of the pictures that are judged; "
