@@ -138,6 +138,7 @@ def test_a_worker_that_dies_ends_the_run_with_its_name_and_its_sample(
     assert guard(lambda: train(pause)) == 1
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torch's own, of an iterator that ends
 def test_a_connection_that_breaks_is_the_death_of_a_worker_only_where_one_is_dead() -> None:
     def broken() -> None:
         for _ in loader(Rows(At(4 * 5 + 1, killed)), 0, 20, 2):
