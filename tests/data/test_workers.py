@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,12 +18,13 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from xmodal.cli import guard
 from xmodal.data.augment import augmentation
 from xmodal.data.batches import Batches
 from xmodal.data.table import Table
-from xmodal.data.workers import deaths_named, loader
+from xmodal.data.workers import deaths_named, loader, start_worker
 from xmodal.encoders.preparation import Preparation
 from xmodal.encoders.tokenizer import PiecesTokenizer
 from xmodal.errors import Failed
@@ -140,15 +142,40 @@ def test_a_worker_that_dies_ends_the_run_with_its_name_and_its_sample(
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torch's own, of an iterator that ends
 def test_a_connection_that_breaks_is_the_death_of_a_worker_only_where_one_is_dead() -> None:
+    others = set(multiprocessing.active_children())
+
     def broken() -> None:
         for _ in loader(Rows(At(4 * 5 + 1, killed)), 0, 20, 2):
-            os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+            worker, _ = set(multiprocessing.active_children()) - others
+            os.kill(worker.pid or 0, signal.SIGKILL)
             raise ConnectionResetError("Connection reset by peer")
 
     with pytest.raises(Failed, match="was killed by SIGKILL"), deaths_named():
         broken()
     with pytest.raises(ConnectionResetError), deaths_named():
         raise ConnectionResetError("of something else")
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="who sent a signal isn't told here")
+def test_a_worker_ends_by_its_parent_s_sigterm_and_by_no_other() -> None:
+    others = set(multiprocessing.active_children())
+    reader = iter(DataLoader(Waiting(), num_workers=1, worker_init_fn=start_worker, batch_size=None))
+    next(reader)
+    (worker,) = set(multiprocessing.active_children()) - others
+    subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
+    assert [next(reader), next(reader)] == [1, 2]
+    worker.terminate()  # what Python does to workers when it ends, once
+    worker.join(20)
+    assert worker.exitcode == 0
+
+
+class Waiting(Dataset):
+    def __len__(self) -> int:
+        return 1000
+
+    def __getitem__(self, number: int) -> int:
+        time.sleep(0.1)
+        return number
 
 
 def test_other_errors_are_as_they_were() -> None:

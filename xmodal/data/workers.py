@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import os
 import re
 import signal
 import threading
@@ -58,8 +59,9 @@ def loader(
     slow = guards.SlowLoader(workers, max(1, int(usable_cores())))
     _last.desk = desk
     with _Watch(desk, warn) as watch:
+        others = set(multiprocessing.active_children())
         told = iter(reader)
-        desk.processes = multiprocessing.active_children()
+        desk.processes = [p for p in multiprocessing.active_children() if p not in others]
         came = time.perf_counter()
         for step in steps:
             asked = time.perf_counter()
@@ -106,18 +108,28 @@ def start_method(source: object, workers: int) -> str | None:
 def start_worker(_: int) -> None:
     """Workers compute on one thread, and leave signals to a whole job to the process that waits for them.
 
-    The second SIGTERM is for them: it is how that process ends one that doesn't end by itself.
+    A SIGTERM of that process is for them. Where threads that were there before may take it, the sender isn't known,
+    and it is the second one that counts.
     """
 
     def once(number: int, frame: Any) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     signal.signal(signal.SIGTERM, once)
+    if (parent := multiprocessing.parent_process()) is not None and hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_end_with, args=[parent.pid], name="end with the parent", daemon=True).start()
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     torch.set_num_threads(1)
     gc.freeze()  # what was there before the fork: collecting garbage would write to its pages, and so copy them
+
+
+def _end_with(parent: int | None) -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)  # as torch's own handler does
 
 
 class Desk:
@@ -177,6 +189,8 @@ def deaths_named() -> Iterator[None]:
         if desk is None or process is None:  # a worker of something else, or another fault
             raise
         process.join(5)
+        for other in desk.processes:  # torch forgets them once it has failed
+            other.terminate()
         code = process.exitcode or 0
         by = signal.Signals(-code).name if code < 0 else ""
         how = f"was killed by {by}" if by else f"ended with exit code {code}"
