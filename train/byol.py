@@ -53,7 +53,7 @@ class Config(Pretraining):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # The momentum is that of byol/configs/byol.py for its shortest run; the rest is ours, measured on CIFAR-10.
+    # The momentum is that of byol/configs/byol.py for its shortest run; the rest is ours, tried in short runs.
     "quick": {
         **{"model": "small", "batch_size": 256, "epochs": 10, "momentum": 0.97, "hidden_dim": 512, "head_dim": 128},
         **{"optimizer": "adamw", "lr": 2e-3, "wd": 0.01, "warmup_epochs": 1},

@@ -67,7 +67,7 @@ class Config(Pretraining):
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Queue, momentum and temperature are those of MoCo's own demo on CIFAR-10 (colab/moco_cifar10_demo.ipynb); the rest
-    # is ours, measured on CIFAR-10.
+    # is ours, tried in short runs on CIFAR-10.
     "quick": {
         **{"model": "small", "epochs": 10, "queue": 4096, "momentum": 0.99, "temperature": 0.1},
         **{"optimizer": "adamw", "lr": 2e-3, "wd": 0.01, "warmup_epochs": 1},

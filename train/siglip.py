@@ -48,7 +48,7 @@ class Config(ImageText):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Measured on glyphs, that of clip; see the README.
+    # That of clip, not tuned for this loss.
     "quick": {"model": "small", "batch_size": 512, "epochs": 22, "lr": 2e-3, "wd": 0.3, "warmup": 100},
     **PRETRAINED,
 }
