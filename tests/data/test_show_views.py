@@ -29,9 +29,7 @@ def test_a_sheet_has_two_rows_of_each_kind(
     whole = show_views._sheet
     monkeypatch.setattr(show_views, "_sheet", lambda p, title, kinds: (told.append(kinds), whole(p, title, kinds))[1])
     output = tmp_path / "deep" / "sheet.png"
-    assert (
-        main(["data", "views", str(picture), "--augment", augment, "--image-size", "40", "--output", str(output)]) == 0
-    )
+    assert main(["data", "views", str(picture), "--augment", augment, "--image-size", "40", "-o", str(output)]) == 0
     assert len(told[0]) == kinds
     seen = [view.tobytes() for views in told[0].values() for view in views]
     assert len(seen) == len(set(seen)) == 16 * kinds

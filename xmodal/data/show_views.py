@@ -141,7 +141,8 @@ def _font(size: int, bold: bool = False) -> Any:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    run(parse(Config, argv, prog="xmodal data views"))
+    given = list(sys.argv[1:] if argv is None else argv)
+    run(parse(Config, ["--output" if word == "-o" else word for word in given], prog="xmodal data views"))
     return 0
 
 

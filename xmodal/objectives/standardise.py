@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xmodal import distributed
-from xmodal.distributed import Rows
 from xmodal.objectives.arguments import exact
 
 
@@ -35,7 +34,7 @@ class _Standardise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        ctx.one_each = Rows((1,) * distributed.processes(), distributed.rank())
+        ctx.one_each = distributed.one_row_each()
         over = [axis for axis in range(x.ndim) if axis != 1]
         shape = [-1 if axis == 1 else 1 for axis in range(x.ndim)]
         values = exact(x)

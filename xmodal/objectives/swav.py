@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from xmodal import distributed
-from xmodal.distributed import Rows
 from xmodal.objectives.arguments import exact
 from xmodal.objectives.mean import mean_over_rows
 
@@ -62,7 +61,7 @@ def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tens
         )
     with torch.autocast(scores.device.type, enabled=False):
         codes = exact(scores) / epsilon
-        one_each = Rows((1,) * distributed.processes(), distributed.rank())
+        one_each = distributed.one_row_each()
         for _ in range(iterations):
             here = codes.logsumexp(0, keepdim=True)  # −inf on a process without rows
             codes = (codes - distributed.all_gather(here, one_each).logsumexp(0)).log_softmax(1)
