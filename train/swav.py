@@ -77,8 +77,8 @@ class Config(Pretraining):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # All ours, tried in short runs on CIFAR-10. Prototypes fewer than pictures in a batch need no queue. With the paper's epsilon
-    # the loss stays at ln(prototypes), with 0.02 it falls slowly.
+    # All ours, tried in short runs on CIFAR-10. Prototypes fewer than pictures in a batch need no queue. With the
+    # paper's epsilon the loss stays at ln(prototypes), with 0.02 it falls slowly.
     "quick": {
         **{"model": "small", "batch_size": 256, "epochs": 10, "prototypes": 100, "epsilon": 0.01, "frozen_steps": 50},
         **{"hidden_dim": 512, "optimizer": "adamw", "lr": 2e-3, "wd": 0.01, "warmup_epochs": 1},
