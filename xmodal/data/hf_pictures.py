@@ -7,13 +7,14 @@ before it is asked for, and no code of a dataset is run.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from xmodal.data.dataset_columns import blocks, find_column, is_picture, is_text, picture_file
 from xmodal.data.decode import Decoder, decode_each, mostly_photographs
 from xmodal.data.delimited import IMAGE_NAMES
 from xmodal.data.forms import strings
@@ -23,10 +24,9 @@ from xmodal.data.hf_datasets import open_dataset, splits_of_dataset
 from xmodal.data.reading import each
 from xmodal.data.source import Columns
 from xmodal.data.stable_id import stable_id
-from xmodal.errors import BadSample, InputError, nearest
+from xmodal.errors import BadSample, InputError
 
 ID_NAMES = ("image_id", "img_id", "imgid", "cocoid")  # a column that says which rows have one picture
-BLOCK = 4096  # rows that are looked through at a time
 
 
 class HfPictures:
@@ -39,7 +39,7 @@ class HfPictures:
         import datasets
 
         self.name = name
-        self._image = _column(name, dataset, columns.image, IMAGE_NAMES, _is_picture, "pictures", "--image-column")
+        self._image = find_column(name, dataset, columns.image, IMAGE_NAMES, is_picture, "pictures", "--image-column")
         self._texts = _caption_columns(name, dataset, columns.caption)
         self._classes = {
             column: [told.replace("_", " ") for told in dataset.features[column].names]
@@ -50,7 +50,7 @@ class HfPictures:
             dataset = dataset.cast_column(self._image, datasets.Image(decode=False))
         self._pictures = dataset.select_columns([self._image])
         self._captions = dataset.select_columns(self._texts)
-        told = np.array([bool(texts) for block in _blocks(len(dataset)) for texts in self._of(block)], dtype=bool)
+        told = np.array([bool(texts) for block in blocks(len(dataset)) for texts in self._of(block)], dtype=bool)
         self._rows = np.flatnonzero(told)
         self.dropped: Mapping[str, int] = {"no caption": int((~told).sum())}
         if not len(self):
@@ -79,7 +79,7 @@ class HfPictures:
     def fingerprint(self) -> str:
         """Over captions, ids and the sizes of pictures."""
         digest = hashlib.sha256(self.image_id.tobytes())
-        for block in _blocks(len(self._pictures)):
+        for block in blocks(len(self._pictures)):
             sizes = self._sizes(block)  # (rows of the dataset)
             here = self._rows[(block[0] <= self._rows) & (self._rows <= block[-1])]
             told = zip(self._of(here), (sizes[i] for i in (here - block[0]).tolist()), strict=True)
@@ -104,7 +104,7 @@ class HfPictures:
     def _encoded(self, rows: Sequence[int] | np.ndarray) -> list[bytes | Path]:
         """The files of pictures, or where they are."""
         cells = self._pictures[self._rows[rows].tolist()][self._image]
-        return [_file(cell) for cell in cells]
+        return [picture_file(cell) for cell in cells]
 
     def _of(self, rows: np.ndarray) -> list[list[str]]:
         """The texts of rows of the dataset itself."""
@@ -132,13 +132,6 @@ def splits_by_name(spec: str) -> dict[str, str]:
     return {split_of(name): name for name in splits_of_dataset(spec)}
 
 
-def _file(cell: Any) -> bytes | Path:
-    """A picture's bytes as `datasets` stores them; b"" where there are none."""
-    if isinstance(cell, Mapping):
-        return cell["bytes"] or (Path(cell["path"]) if cell.get("path") else b"")
-    return Path(cell) if isinstance(cell, str) else cell or b""
-
-
 def _ids(dataset: Any, rows: np.ndarray) -> Iterator[str]:
     named = next((name for name in dataset.column_names if name.lower() in ID_NAMES), None)
     if named is None:
@@ -154,46 +147,5 @@ def _caption_columns(name: str, dataset: Any, named: str | None) -> list[str]:
     if named is None and numbered and not any(n.lower() in CAPTION_NAMES for n in names):
         return numbered
     return [
-        _column(name, dataset, named, (*CAPTION_NAMES, "label", "labels"), _is_text, "captions", "--caption-column")
+        find_column(name, dataset, named, (*CAPTION_NAMES, "label", "labels"), is_text, "captions", "--caption-column")
     ]
-
-
-def _column(
-    name: str,
-    dataset: Any,
-    named: str | None,
-    usual: Sequence[str],
-    fits: Callable[[Any], bool],
-    what: str,
-    flag: str,
-) -> str:
-    there = [column for column in dataset.column_names if fits(dataset.features[column])]
-    if named is not None:
-        if named not in dataset.column_names:
-            raise InputError(f"{name} has no column {named!r}; {nearest(named, dataset.column_names)}")
-        return named
-    for column in sorted(there, key=lambda c: usual.index(c.lower()) if c.lower() in usual else len(usual)):
-        if column.lower() in usual or len(there) == 1:
-            return column
-    raise InputError(
-        f"{name} has no column of {what} under a usual name; it has {', '.join(dataset.column_names)}. "
-        f"Name one by {flag}."
-    )
-
-
-def _is_picture(feature: Any) -> bool:
-    import datasets
-
-    stored = isinstance(feature, Mapping) and {"bytes", "path"} <= set(feature)
-    return isinstance(feature, datasets.Image) or stored or getattr(feature, "dtype", "") in ("binary", "large_binary")
-
-
-def _is_text(feature: Any) -> bool:
-    import datasets
-
-    inner = getattr(feature, "feature", feature)  # that of a list
-    return isinstance(inner, datasets.ClassLabel) or getattr(inner, "dtype", "") in ("string", "large_string")
-
-
-def _blocks(n: int) -> Iterator[np.ndarray]:
-    return (np.arange(start, min(n, start + BLOCK)) for start in range(0, n, BLOCK))

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from xmodal.data.dataset_columns import blocks, find_column, is_picture, picture_file
 from xmodal.data.decode import decode_each, mostly_photographs
 from xmodal.data.delimited import IMAGE_NAMES
 from xmodal.data.hf_datasets import open_dataset
-from xmodal.data.hf_pictures import _blocks, _column, _file, _is_picture, splits_by_name
+from xmodal.data.hf_pictures import splits_by_name
 from xmodal.data.labelled import LABEL_NAMES
 from xmodal.data.pictures import NONE, PictureColumns
 from xmodal.data.reading import each
@@ -31,7 +32,7 @@ class StoredPictures:
         import datasets
 
         self.name, self.dropped = name, {}
-        self._image = _column(name, dataset, columns.image, IMAGE_NAMES, _is_picture, "pictures", "--image-column")
+        self._image = find_column(name, dataset, columns.image, IMAGE_NAMES, is_picture, "pictures", "--image-column")
         if not len(dataset):
             raise InputError(f"{name} has no rows.")
         self.labels, self.classes = _labels(name, dataset, columns.label)
@@ -52,14 +53,14 @@ class StoredPictures:
     def fingerprint(self) -> str:
         """Over labels and the sizes of pictures."""
         digest = hashlib.sha256(b"" if self.labels is None else self.labels.tobytes())
-        for block in _blocks(len(self)):
+        for block in blocks(len(self)):
             sizes = [len(c) if isinstance(c, bytes) else str(c) for c in self._encoded(block.tolist())]
             digest.update(repr(sizes).encode())
         return digest.hexdigest()
 
     def _encoded(self, rows: Sequence[int]) -> list[bytes | Path]:
         """The files of pictures, or where they are."""
-        return [_file(cell) for cell in self._pictures[list(rows)][self._image]]
+        return [picture_file(cell) for cell in self._pictures[list(rows)][self._image]]
 
 
 def open_stored_pictures(spec: str, split: str | None, columns: PictureColumns) -> StoredPictures:
