@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,16 @@ def towers_of(kind: str, folder: Path) -> TwoTower:
     return towers
 
 
+def method_of(kind: str, folder: Path) -> Method:
+    """The same weights at every call, in float64 where the kind says so."""
+    kind, _, dtype = kind.partition(", ")
+    method = clip(Config(ema=0.5), Towers(towers_of(kind, folder)))
+    return method.double() if dtype == "float64" else method
+
+
 def methods_of(kind: str, folder: Path) -> tuple[Method, Method]:
     """Two methods alike, the second of which is sharded."""
-    kind, _, dtype = kind.partition(", ")
-    one, two = (clip(Config(ema=0.5), Towers(towers_of(kind, folder))) for _ in range(2))
-    if dtype == "float64":
-        one, two = one.double(), two.double()
+    one, two = method_of(kind, folder), method_of(kind, folder)
     sharding.shard(two, blocks, CPU)
     return one, two
 
@@ -79,7 +84,10 @@ def step(method: Method, batch: dict[str, Tensor], micro_batch: int | None) -> T
     return loss
 
 
-def gradients_of(method: Method) -> dict[str, Tensor | None]:
+Gradients = dict[str, Tensor | None]
+
+
+def gradients_of(method: Method) -> Gradients:
     """Of each parameter the whole gradient."""
     return {name: None if p.grad is None else full(p.grad).clone() for name, p in method.named_parameters()}
 
@@ -88,18 +96,60 @@ def half(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: v[distributed.rank() * B // 2 :][: B // 2] for name, v in batch.items()}
 
 
+def norm_of(found: Gradients, less: Gradients) -> float:
+    """The norm of the difference of two gradients, all parameters together."""
+    squares = [(g.double() - b.double()).square().sum() for g, b in both(found, less).values()]
+    return torch.stack(squares).sum().sqrt().item()
+
+
+def both(found: Gradients, other: Gradients) -> dict[str, tuple[Tensor, Tensor]]:
+    assert {name for name, g in found.items() if g is None} == {name for name, g in other.items() if g is None}
+    return {name: (g, b) for name, g in found.items() if g is not None and (b := other[name]) is not None}
+
+
+def furthest(found: Gradients, whole: Gradients) -> float:
+    """The largest difference of a parameter's gradient, in parts of its norm.
+
+    A gradient that isn't there but for rounding, as that of a key's bias, in parts of a millionth of the norm of all.
+    """
+    pairs = both(found, whole).values()
+    least = 1e-6 * torch.stack([b.norm() for _, b in pairs]).norm()
+    return max(((g - b).norm() / b.norm().clamp_min(least)).item() for g, b in pairs)
+
+
+@contextmanager
+def texts_in_one_piece() -> Iterator[None]:
+    """Whole towers take them so inside, as sharded ones always do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(lengths.GROUP_COST, "cpu", 10**9)
+        yield
+
+
 def step_case(kind: str, folder: Path, accelerator: Any) -> dict[str, Any]:
-    """How far loss and gradients are off, with and without slices; how the weights are shared out."""
+    """How far gradients are off, with and without slices; how the weights are shared out.
+
+    From those of whole towers for the same slices on the same two processes; from one process's, which multiplies other
+    numbers of rows at once and so rounds otherwise; and, as those are, from what float64 gives.
+    """
     one, two = methods_of(kind, folder)
     batch = batch_of(2, one)
     with distributed.alone():
         alone_loss = step(one, batch, None)
-    alone = gradients_of(one)
-    found: dict[str, Any] = {"layers": len(blocks(one.towers))}
+        exact = method_of(f"{kind.partition(',')[0]}, float64", folder)
+        step(exact, batch_of(2, exact), None)
+    alone, known = gradients_of(one), gradients_of(exact)
+    found: dict[str, Any] = {"layers": len(blocks(one.towers)), "slices": {}}
     for micro in (None, 5):
         loss = step(two, half(batch), micro)
-        worst = max(off(g, alone[name]) for name, g in gradients_of(two).items())
-        found[f"micro_batch={micro}"] = max(worst, off(loss, alone_loss))
+        with texts_in_one_piece():
+            step(one, half(batch), micro)
+        sharded, whole = gradients_of(two), gradients_of(one)
+        found["slices"][str(micro)] = {
+            "whole": furthest(sharded, whole),
+            "one process": max(off(loss, alone_loss), *(off(g, alone[name]) for name, g in sharded.items())),
+            "rounding": norm_of(sharded, known),
+        }
+    found["rounding of one process"] = norm_of(alone, known)
     found["modules"] = [  # by its layers, and all else, of the towers and of their average
         (group.gradient_divide_factor, group.force_sum_reduction_for_comms)
         for part in two.modules()
@@ -278,11 +328,10 @@ def compiled(folder: Path) -> float:
     one, two = methods_of("open_clip", folder)
     two.towers.compile(backend="aot_eager")
     batch = batch_of(0, one)
-    with distributed.alone():
-        step(one, batch, None)
     step(two, half(batch), None)
-    alone = gradients_of(one)
-    return max(off(g, alone[name]) for name, g in gradients_of(two).items())
+    with texts_in_one_piece():
+        step(one, half(batch), None)
+    return furthest(gradients_of(two), gradients_of(one))
 
 
 def main() -> None:
@@ -292,7 +341,8 @@ def main() -> None:
     lengths.GROUP_COST["cpu"] = 1  # as many groups as there are lengths, which differ from process to process
     found: dict[str, Any]
     if slow:
-        found = {"step": {kind: step_case(kind, folder, accelerator) for kind in ("open_clip", "hf", "pair")}}
+        kinds = [f"{kind}{dtype}" for kind in ("open_clip", "hf", "pair") for dtype in ("", ", float64")]
+        found = {"step": {kind: step_case(kind, folder, accelerator) for kind in kinds}}
         found["one tower alone"] = one_tower_alone(folder)
         found["compiled"] = compiled(folder)
         recipe(folder)

@@ -64,7 +64,14 @@ def more(folder: Path) -> Found:
 def check_steps(found: Found) -> None:
     for f in found:
         for kind, told in f["step"].items():
-            assert max(told["micro_batch=None"], told["micro_batch=5"]) < (1e-12 if "float64" in kind else 1e-6), kind
+            piece, slices = told["slices"]["None"], told["slices"]["5"]
+            assert piece["whole"] == 0, kind  # not one bit, for two numbers have one sum
+            assert slices["whole"] < (1e-15 if "float64" in kind else 1e-6), kind
+            for found_off in (piece, slices):
+                if "float64" in kind:
+                    assert found_off["one process"] < 1e-12, kind
+                else:  # one process's own gradient is some 1e-6 off, and as far from its own in slices
+                    assert found_off["rounding"] < 2 * told["rounding of one process"], kind
             assert told["export"] < 2e-6, kind
             # Each layer, and what is around them, of the towers and of their average.
             assert told["modules"] == [[1.0, True]] * (2 * (told["layers"] + 1)), kind
