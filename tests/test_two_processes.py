@@ -88,7 +88,7 @@ def test_there_are_two(found: list[dict]) -> None:
 
 def test_losses_and_their_gradients_are_those_of_one_process(found: list[dict], tmp_path: Path) -> None:
     for f in [*found, *launch(4, tmp_path)]:
-        assert len(f["loss"]) == 160
+        assert len(f["loss"]) == 165
         assert {name: worst for name, worst in f["loss"].items() if not worst < 1e-12} == {}
 
 

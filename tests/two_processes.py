@@ -44,6 +44,7 @@ from xmodal.objectives import (
     clip_loss,
     cpc_loss,
     dcl_loss,
+    distill_loss,
     guided_info_nce_loss,
     hard_nt_xent_loss,
     info_nce_floor,
@@ -123,6 +124,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "guided_info_nce, between": lambda i, t, s, b, ids: guided_info_nce_loss(
         i, t, t, i.roll(1, 1), temperature=1 / s, within=False
     ),
+    "distill": lambda i, t, s, b, ids: distill_loss(i, t, s, (i + t)[:, :5], (t - i)[:, :5], 9.0),
     "rows without a positive": lambda i, t, s, b, ids: (
         i.sum() * 0 + t.sum() * 0 + rows_without_positive(ids["text_id"])
     ),

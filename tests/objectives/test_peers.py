@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from open_clip.loss import ClipLoss, SigLipLoss
+from open_clip.loss import ClipLoss, DistillClipLoss, SigLipLoss
 from pytorch_metric_learning.miners import BatchHardMiner
 from pytorch_metric_learning.reducers import DoNothingReducer
 from pytorch_metric_learning.regularizers import LpRegularizer
@@ -37,6 +37,7 @@ from xmodal.objectives import (
     clip_loss,
     cpc_loss,
     dcl_loss,
+    distill_loss,
     guided_info_nce_loss,
     hard_nt_xent_loss,
     info_nce_loss,
@@ -88,6 +89,7 @@ OURS: dict[str, Callable[[Given], Tensor]] = {
     "clip": lambda x: clip_loss(*x.unit[:2], 1 / x.t),
     "clip, ids": lambda x: clip_loss(*x.unit[:2], 1 / x.t, image_id=x.labels),
     "siglip": lambda x: siglip_loss(*x.unit[:2], 1 / x.t, x.bias),
+    "distill": lambda x: distill_loss(*x.unit[:2], 1 / x.t, *taught(x), 20.0),
     "nt_xent": lambda x: nt_xent_loss(*x.unit[:2], x.t),
     "sup_con": lambda x: sup_con_loss(x.unit[0], x.labels, x.t),
     "info_nce": lambda x: info_nce_loss(*x.unit[:2], temperature=x.t),
@@ -120,7 +122,11 @@ OURS: dict[str, Callable[[Given], Tensor]] = {
 # A softmax over rows, so that rows that are all equal are equally likely.
 SOFTMAX = [
     *(name for name in OURS if name.split(",")[0] in ("clip", "siglip", "nt_xent", "sup_con", "info_nce", "simcse")),
-    *(name for name in OURS if name.split(",")[0] in ("moco", "dcl", "hard_nt_xent", "guided_info_nce", "cpc")),
+    *(
+        name
+        for name in OURS
+        if name.split(",")[0] in ("moco", "dcl", "distill", "hard_nt_xent", "guided_info_nce", "cpc")
+    ),
 ]
 
 
@@ -128,6 +134,11 @@ def guides(x: Given) -> tuple[Tensor, Tensor]:
     """Another model's rows of the first two towers."""
     with torch.autocast("cpu", enabled=False):
         return x.unit[2].detach(), F.normalize(x.unit[2] + 0.3 * x.unit[2].roll(1, 0), dim=1).detach()
+
+
+def taught(x: Given) -> tuple[Tensor, Tensor]:
+    """A teacher's rows of the first two towers."""
+    return x.unit[2].detach(), x.unit[2].detach().flip(0)
 
 
 def stack(rows: list[Tensor]) -> Tensor:
@@ -204,6 +215,7 @@ PEERS: list[tuple[str, str, Callable[[Given], Tensor]]] = [
     ("clip", "open_clip", lambda x: ClipLoss()(*x.unit[:2], 1 / x.t)),
     ("clip", "sentence-transformers", lambda x: ranking(x, 2, **BOTH_WAYS)),
     ("siglip", "open_clip", lambda x: SigLipLoss()(*x.unit[:2], 1 / x.t, x.bias)),
+    ("distill", "open_clip", lambda x: DistillClipLoss()(*x.unit[:2], 1 / x.t, *taught(x), 20.0)[1]),
     ("nt_xent", "lightly", of_lightly),
     ("nt_xent", "pytorch-metric-learning", lambda x: metric_learning.NTXentLoss(x.t)(  # type: ignore[arg-type]
         torch.cat(x.rows[:2]), torch.arange(len(x.labels)).repeat(2))),

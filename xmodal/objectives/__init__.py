@@ -5,6 +5,7 @@ from xmodal.objectives.byol import byol_loss
 from xmodal.objectives.clip import clip_loss, info_nce_floor
 from xmodal.objectives.cpc import cpc_loss
 from xmodal.objectives.dcl import dcl_loss
+from xmodal.objectives.distill import distill_loss
 from xmodal.objectives.guided_info_nce import guided_info_nce_loss
 from xmodal.objectives.hard_nt_xent import hard_nt_xent_loss
 from xmodal.objectives.info_nce import info_nce_loss, simcse_loss
@@ -25,6 +26,7 @@ __all__ = [
     "clip_loss",
     "cpc_loss",
     "dcl_loss",
+    "distill_loss",
     "guided_info_nce_loss",
     "hard_nt_xent_loss",
     "info_nce_floor",
