@@ -14,6 +14,8 @@ of the CPU meanwhile stands beside it.
     xmodal eval speed encode --data lines.txt --model st:FOLDER    sentences, against sentence-transformers
     xmodal eval speed simcse --data lines.txt --val STS_FOLDER --model st:FOLDER --layers 3 --steps 60 --batch-size 128
                                                     training of sentences, against sentence-transformers' own trainer
+    xmodal eval speed pretrain --method simclr --data cifar10/train.parquet --epochs 3
+                                                    training of images alone, against lightly's modules
     xmodal eval speed step --data captions.csv      training from files on, against open_clip's own trainer
     xmodal eval speed decode --data FOLDER          pictures from files to views, against Pillow as open_clip reads
     xmodal eval speed fits                          the largest batch whose loss fits into this machine's memory
@@ -55,6 +57,7 @@ class Config:
             "text",
             "encode",
             "simcse",
+            "pretrain",
             "step",
             "decode",
             "fits",
@@ -81,7 +84,7 @@ class Config:
     """grad_cache: pairs in a slice."""
     data: str | None = None
     """text, step: a table of picture files and captions. encode: sentences, one a line or in a column of a table.
-    decode: a folder of pictures; some are made if it isn't given."""
+    decode: a folder of pictures; some are made if it isn't given. pretrain: labelled pictures, of one size."""
     column: str | None = None
     """encode: the column of sentences, if it has no usual name."""
     sentences: int = 5000
@@ -97,7 +100,13 @@ class Config:
     lr: float = 5e-5
     """simcse: of both."""
     seeds: int = 3
-    """simcse: how often each is trained."""
+    """simcse, pretrain: how often each is trained."""
+    method: Literal["simclr", "moco", "byol", "barlow_twins"] = "simclr"
+    """pretrain: which recipe."""
+    epochs: float = 3
+    """pretrain: how long."""
+    workers: int = 1
+    """pretrain: processes that make views, of both."""
     batch_size: int = 64
     """step, simcse: pairs in a step."""
     steps: int = 8
@@ -112,11 +121,13 @@ class Config:
             require(self, name, lambda v: v >= 1, "at least 1")
         require(self, "images", lambda v: v >= 10, "at least 10: faiss is asked for so many neighbours")
         require(self, "texts", lambda v: v >= self.images, "at least as many as images: each needs one")
-        require(self, "scale", lambda v: v > 0, "more than 0")
-        for name in ("keep_mib", "noise"):
+        for name in ("scale", "epochs"):
+            require(self, name, lambda v: v > 0, "more than 0")
+        for name in ("keep_mib", "noise", "workers"):
             require(self, name, lambda v: v >= 0, "0 or more")
         captions, sentences = "a table of picture files and captions (CSV, TSV)", "sentences: lines, or a table"
         wanted = {"text": captions, "step": captions, "encode": sentences, "simcse": sentences}
+        wanted["pretrain"] = "pictures with classes: a folder, a table, parquet"
         if self.what in wanted and self.data is None:
             raise InputError(f"xmodal eval speed {self.what} needs --data, {wanted[self.what]}.")
         if self.what == "simcse" and self.val is None:
@@ -159,6 +170,14 @@ def run(config: Config) -> dict[str, Any]:
             lr=config.lr,
             precision=config.precision,
             seeds=range(config.seeds),
+        )
+        _print(result)
+    elif config.what == "pretrain":
+        from xmodal.benchmarks import pretraining
+
+        assert config.data is not None
+        result = pretraining.compare(
+            *(config.method, config.data), epochs=config.epochs, workers=config.workers, seeds=range(config.seeds)
         )
         _print(result)
     else:
