@@ -1,8 +1,11 @@
 """BYOL: an image encoder that predicts how a slow copy of itself sees another view; no picture is a negative.
 
-Grill et al. 2020, "Bootstrap Your Own Latent" (arXiv:2006.07733). Encoder, projector and predictor see one view; the
-teacher, which has no predictor and follows slowly, sees the other; the prediction is to point where the teacher points.
-That not everything ends in one point is the predictor's and the teacher's doing. What is kept is the encoder.
+Grill et al. 2020, "Bootstrap Your Own Latent" (arXiv:2006.07733). Encoder, projector and predictor, the paper's online
+network, see one view; the teacher, its target network, sees the other: a copy of encoder and projector, without a
+predictor, whose weights are a moving average of theirs. The prediction is to point where the teacher points: the loss
+is the squared distance of the two as unit rows, 2 − 2 cos, summed over both ways of giving out the views. No gradient
+goes through the teacher; it follows after each step, ever more slowly. That not everything ends in one point is the
+predictor's and the teacher's doing. What is kept is the encoder.
 
     xmodal train byol                                            glyphs, some minutes on two cores
     xmodal train byol --data cifar10/train.parquet --preset quick
@@ -85,6 +88,7 @@ def byol(config: Config, encoder: ImageEncoder) -> Method:
             return {"views": one_by_one(self.towers, batch["views"])}  # (b, 2, d)
 
         def targets(self, batch: Batch) -> dict[str, Tensor]:
+            """What the teacher sees, without a gradient, as whatever a Teacher returns."""
             return {"views": one_by_one(self.teacher, batch["views"])}  # (b, 2, d)
 
         def objective(
@@ -92,11 +96,14 @@ def byol(config: Config, encoder: ImageEncoder) -> Method:
         ) -> tuple[Tensor, dict[str, float | Tensor]]:
             predicted = [self.predictor(self.projector(view)) for view in representations["views"].unbind(1)]
             first, second = (self.teacher_projector(view) for view in targets["views"].unbind(1))  # (b, head_dim)
+            # Each view predicts the teacher's row of the other one.
             return byol_loss(predicted[0], second) + byol_loss(predicted[1], first), {}
 
         def after_step(
             self, representations: dict[str, Tensor], targets: dict[str, Tensor], progress: Progress
         ) -> None:
+            # teacher = momentum · teacher + (1 − momentum) · online. Along half a cosine the momentum rises to 1, where
+            # the teacher stands still: 1 − (1 − momentum at first) · (cos(π · step / steps) + 1) / 2 (section 3.2).
             momentum = cosine_to_one(config.momentum, progress.steps)(progress.step)
             self.teacher.follow(self.towers, momentum)
             self.teacher_projector.follow(self.projector, momentum)
