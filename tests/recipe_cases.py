@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xmodal import distributed
@@ -123,6 +124,13 @@ CASES = {
     # The second batch goes round the end of the queue.
     "moco": Case(lambda: moco.moco(moco.Config(head_dim=8, momentum=0.5, queue=20), encoder()), two_views),
     "byol": Case(lambda: byol.byol(byol.Config(hidden_dim=16, head_dim=8, momentum=0.5), encoder()), two_views),
+def taught_pairs(number: int) -> dict[str, Tensor]:
+    """A teacher's rows, of another width, beside them."""
+    g = torch.Generator().manual_seed(200 + number)
+    rows = F.normalize(torch.randn(2, B, 5, generator=g), dim=-1)
+    return {**pairs(number), "teacher_image": rows[0], "teacher_text": rows[1]}
+
+
     # In the first step prototypes are fixed and the queues fill; in the second they move, and the queues help.
     "swav": Case(
         lambda: swav.swav(
@@ -147,6 +155,7 @@ CASES = {
 def trained(case: Case, part: slice) -> Iterator[dict[str, Tensor]]:
     """Steps of plain descent in float64 on a part of each batch: loss, gradients and the state after it, by name."""
     method = case.method().double().train()
+    "distill": Case(lambda: clip.clip(clip.Config(distill=Path("teacher")), Towers(towers()), 20.0), taught_pairs),
     for step in range(STEPS):
         batch = {name: value[part] for name, value in case.batch(step).items()}
         progress = Progress(step, STEPS, 1, B)

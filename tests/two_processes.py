@@ -224,8 +224,8 @@ class Watch:
         self.steps: list[int] = []
         setattr("xmodal.train.clip.clip", self._watched)
 
-    def _watched(self, config: Config, towers: Any) -> Method:
-        self.method = method = clip(config, towers)
+    def _watched(self, config: Config, *more: Any) -> Method:
+        self.method = method = clip(config, *more)
         after_step = method.after_step
 
         def noted(representations: Any, targets: Any, progress: Progress) -> None:

@@ -8,6 +8,8 @@ Radford et al. 2021, "Learning Transferable Visual Models From Natural Language 
     xmodal train clip --data captions.csv --image-tower timm:vit_small_patch16_224 --lock-image \\
                       --text-tower st:all-MiniLM-L6-v2 --lock-text --head mlp
     xmodal train clip --data captions.csv --image-loss simclr    SLIP: views of a picture find each other, too
+    xmodal embed --model open_clip:ViT-L-14/openai --data captions.csv --kind pairs --output teacher
+    xmodal train clip --data captions.csv --distill teacher      a smaller model, taught by a larger one
     torchrun --nproc_per_node 8 -m xmodal.train.clip --data captions.csv --preset paper --batch-size 4096
 """
 
@@ -17,10 +19,11 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from xmodal.cli import guard
-from xmodal.config import parse
+from xmodal.config import parse, require
 from xmodal.errors import InputError
 from xmodal.image_text import PRETRAINED, ImageText, open_data, open_model, train_and_judge
 from xmodal.interop.open_clip_flags import expand
@@ -47,6 +50,11 @@ class Config(ImageText):
     image_loss: Literal["none", "simclr"] = "none"
     """simclr: two more views of each picture, which find each other among those of all pictures (Mu et al. 2021, SLIP);
     a step takes some three times as long."""
+    distill: Path | None = None
+    """A teacher's embeddings of --data, which `xmodal embed --kind pairs` made: the softmax over each batch is drawn to
+    the teacher's (Wu et al. 2023, TinyCLIP; Yang et al. 2024, CLIP-KD)."""
+    distill_weight: float = 1.0
+    """With --distill: how much the distance from the teacher counts beside the pairs' own loss."""
     from_open_clip: str | None = None
     """A command line of open_clip_train, in quotes: its flags become ours, and what has no place here is said."""
 
@@ -56,6 +64,9 @@ class Config(ImageText):
             raise InputError(
                 f"--image-loss {self.image_loss} trains the image tower, which --lock-image leaves as it is."
             )
+        require(self, "distill_weight", lambda v: 0 < v < math.inf, "a number above 0")
+        if self.distill is None and self._was_set("distill_weight"):
+            raise InputError(f"--distill-weight {self.distill_weight} means nothing without --distill.")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -65,15 +76,18 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def clip(config: Config, opened: Towers) -> Method:
-    """The method: both towers, one learnable temperature, symmetric InfoNCE over the global batch."""
+def clip(config: Config, opened: Towers, teacher_scale: float | None = None) -> Method:
+    """The method: both towers, one learnable temperature, symmetric InfoNCE over the global batch.
+
+    teacher_scale: of the logits of a teacher whose rows are in the batches, beside which the towers' own are put.
+    """
     import torch
     from torch import Tensor
     from torch.nn.functional import normalize
 
     from xmodal.encoders.heads import batch_norm_mlp
     from xmodal.method import Progress
-    from xmodal.objectives import clip_loss, info_nce_floor, nt_xent_loss
+    from xmodal.objectives import clip_loss, distill_loss, info_nce_floor, nt_xent_loss
     from xmodal.pair_method import PairMethod
 
     class Clip(PairMethod):
@@ -89,6 +103,10 @@ def clip(config: Config, opened: Towers) -> Method:
             metrics: dict[str, float | Tensor] = {"scale": scale.detach()}
             if config.positives == "uniform":
                 metrics["floor"] = info_nce_floor(image_id, text_id)
+            if teacher_scale is not None:
+                taught = self.one_each(targets["teacher_image"], targets["teacher_text"], targets)
+                distance = distill_loss(image, text, scale, *taught, teacher_scale)
+                loss, metrics["distill"] = loss + config.distill_weight * distance, distance.detach()
             return loss, metrics
 
         @torch.no_grad()
@@ -140,15 +158,17 @@ def slip_views(config: Config, preparation: Preparation, photographs: bool) -> V
 def run(config: Config) -> dict[str, Any]:
     """Train and evaluate; returns the protocol and the scores, which are also in the run folder."""
     from xmodal import run as runs
+    from xmodal.embedding.teacher import open_teacher
 
     this = runs.begin("clip", config)
     pairs, tests = open_data(config)
+    teacher = open_teacher(config.distill, pairs) if config.distill else None
     towers = open_model(config, this, pairs)
-    method = clip(config, towers)
+    method = clip(config, towers, teacher.scale if teacher else None)
     views = None
     if config.image_loss == "simclr":
         views = slip_views(config, towers.module.preparation, pairs.photographs)
-    return train_and_judge(config, this, method, towers, pairs, tests, views)
+    return train_and_judge(config, this, method, towers, pairs, tests, views, teacher)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

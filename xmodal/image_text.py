@@ -17,6 +17,7 @@ from xmodal.finetune import FineTuning, Towers, embed_locked, open_towers
 if TYPE_CHECKING:
     from xmodal.data.source import Source
     from xmodal.data.views import Views
+    from xmodal.embedding.teacher import Teacher
     from xmodal.encoders.two_tower import TwoTower
     from xmodal.run import Evaluation, Run
 
@@ -118,10 +119,11 @@ def train_and_judge(
     pairs: Source,
     tests: dict[str, Source],
     views: Views | None = None,
+    teacher: Teacher | None = None,
 ) -> dict[str, Any]:
     """Train a method and evaluate what it exports; returns the protocol and the scores.
 
-    views: what a batch has of each picture beside the one that goes with the text.
+    views: what a batch has of each picture beside the one that goes with the text. teacher: whose rows it has, too.
     """
     import torch
 
@@ -133,7 +135,8 @@ def train_and_judge(
     augment = _augment(config, pairs)
     view: Callable[..., Any] = augmentation(augment, towers.module.preparation, exact=config.decode == "exact")
     source, view, tokenize = embed_locked(towers.module, pairs, view, augmented=augment != "none")
-    data = this.batches(source, view, tokenize, config.captions, views)
+    data: Any = this.batches(teacher.of(source) if teacher else source, view, tokenize, config.captions, views)
+    data = teacher.beside(data) if teacher else data
     this.train(
         method,
         data,

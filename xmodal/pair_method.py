@@ -48,17 +48,22 @@ class PairMethod(Method):
         return {**rows, "text": places.index_put((there,), rows["text"])}
 
     def targets(self, batch: Batch) -> dict[str, Tensor]:
-        return {name: batch[name] for name in ("image_id", "text_id", "text_there") if name in batch}
+        names = ("image_id", "text_id", "text_there", "teacher_image", "teacher_text")
+        return {name: batch[name] for name in names if name in batch}
 
     def pairs(self, representations: dict[str, Tensor], targets: dict[str, Tensor]) -> Pairs:
         """What the objective compares; an image is a positive of all its captions."""
-        image, text = representations["image"], representations["text"]
-        image_id, text_id = targets["image_id"], targets["text_id"]
-        if text.ndim == 3:
-            there = targets.get("text_there", torch.ones_like(text_id, dtype=torch.bool))  # (b, k)
-            image, image_id = (x.repeat_interleave(there.sum(1), 0) for x in (image, image_id))
-            text, text_id = text[there], text_id[there]
-        return Pairs(image, text, image_id, text_id)
+        image, text = self.one_each(representations["image"], representations["text"], targets)
+        return Pairs(image, text, *self.one_each(targets["image_id"], targets["text_id"], targets))
+
+    @staticmethod
+    def one_each(of_images: Tensor, of_texts: Tensor, targets: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """What images have, (b, …), and texts, (b, …) or (b, k, …), with an image's once beside that of each text."""
+        text_id = targets["text_id"]
+        if text_id.ndim == 1:
+            return of_images, of_texts
+        there = targets.get("text_there", torch.ones_like(text_id, dtype=torch.bool))  # (b, k)
+        return of_images.repeat_interleave(there.sum(1), 0), of_texts[there]
 
     @torch.no_grad()
     def after_step(self, representations: dict[str, Tensor], targets: dict[str, Tensor], progress: Progress) -> None:

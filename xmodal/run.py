@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from xmodal.evaluators.scores import Scores
     from xmodal.report.evaluated import Classified, Evaluated
 
-# What may differ between a run and its resumption without a word.
+# What may differ between a run and its resumption without a word; of data and teacher the fingerprint may not.
 NOT_THE_RUN = {
-    *("batch_size", "compile", "data", "eval_every", "fsdp", "max_bad_fraction", "micro_batch"),  # data's fingerprint
+    *("batch_size", "compile", "data", "distill", "eval_every", "fsdp", "max_bad_fraction", "micro_batch"),
     *("output", "preset", "save_every", "timeout", "track", "val", "workers"),
 }
 
@@ -105,6 +105,8 @@ class Run:
             if self.resume.state["data"] != source.fingerprint():
                 before, now = self.resume.state.get("rows"), len(source)
                 how = f"{now:,} rows instead of {before:,}" if before != now else "captions or files differ"
+                if self.resume.state["data"].partition(" ")[0] == source.fingerprint().partition(" ")[0]:
+                    how = "another teacher's rows, or none"
                 told = f"{self.folder} was trained on other data than {self.config.data} holds now: {how}."
                 if not self.config.allow_changed_data:
                     raise InputError(f"{told}\nBegin anew in another --output, or go on by --allow-changed-data.")

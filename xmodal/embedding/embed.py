@@ -6,6 +6,7 @@ has the same bytes.
     xmodal embed --model runs/simcse --data lines.txt --output rows.npy
     xmodal embed --model st:all-MiniLM-L6-v2 --data table.csv --column title --output index
     xmodal embed --model runs/clip --data FOLDER_OF_PICTURES --output pictures
+    xmodal embed --model open_clip:ViT-L-14/openai --data captions.csv --kind pairs --output teacher
     torchrun --nproc_per_node 2 -m xmodal.embedding.embed --model … --data … --output …
 
 What --output may be: OUT.npy, OUT.safetensors, OUT.parquet (with texts or paths), or a folder for `xmodal search`.
@@ -24,6 +25,7 @@ from xmodal import __version__
 from xmodal.cli import guard
 from xmodal.config import parse, require
 from xmodal.errors import InputError
+from xmodal.flags import flag
 
 if TYPE_CHECKING:
     from xmodal.embedding.embedder import Model, Setting
@@ -37,13 +39,20 @@ class Config:
     """A run folder, st:ID_OR_FOLDER, hf:ID_OR_FOLDER and the other forms of `xmodal list`."""
     data: str
     """Texts: a file of lines, a table (CSV, TSV), each maybe .gz, or hf-dataset:NAME_OR_FOLDER. Pictures: a folder, or
-    a table with a column of paths."""
+    a table with a column of paths. Pairs: what `xmodal train clip` takes as --data."""
     output: Path
     """OUT.npy, OUT.safetensors, OUT.parquet, or without a suffix an index folder."""
-    kind: Literal["text", "image"] | None = None
-    """What is embedded of a table that has both; without it the texts."""
+    kind: Literal["text", "image", "pairs"] | None = None
+    """What is embedded of a table that has both; without it the texts. pairs: the pictures that training would take of
+    this data, and their texts, as two indexes in one folder, for `xmodal train clip --distill`."""
     column: str | None = None
     """The column of texts or paths, if it has no usual name."""
+    image_column: str | None = None
+    """pairs: the column of image paths, if it has no usual name."""
+    caption_column: str | None = None
+    """pairs: the column of captions, if it has no usual name."""
+    split_column: str | None = None
+    """pairs: the column that says train, val or test, if it has no usual name."""
     normalize: bool = True
     """Unit rows."""
     prompt_name: str | None = None
@@ -62,38 +71,118 @@ class Config:
     def check(self) -> None:
         require(self, "batch_size", lambda v: v >= 1, "at least 1")
         require(self, "workers", lambda v: v >= 0, "0 or more")
+        of_pairs = [name for name in ("image_column", "caption_column", "split_column") if getattr(self, name)]
+        if self.kind != "pairs" and of_pairs:
+            raise InputError(f"{flag(of_pairs[0])} is for --kind pairs; otherwise it is --column.")
+        if self.kind == "pairs" and self.column:
+            raise InputError("--column: pairs have two, --image-column and --caption-column.")
+        if self.kind == "pairs" and self.output.suffix:
+            raise InputError(f"--output {self.output}: pairs become a folder, whose name has no suffix.")
 
 
 def run(config: Config) -> dict[str, Any]:
     """Embed, write, print; returns what the output says of itself."""
     from xmodal import distributed, load
-    from xmodal.embedding.embedder import Setting, check
     from xmodal.embedding.inputs import open_input
     from xmodal.embedding.outputs import check as check_output
-    from xmodal.embedding.parts import Parts
 
     accelerator = distributed.start("fp32")
     check_output(config.output, config.overwrite)
+    if config.kind == "pairs":
+        return _embed_pairs(config, accelerator.device)
     source = open_input(config.data, kind=config.kind, column=config.column)
-    model = load(config.model, device=accelerator.device)
+    about = _embed(config, load(config.model, device=accelerator.device), source, config.output)
+    if distributed.is_first():
+        print(said(config.output, about))
+    return about
+
+
+def _embed_pairs(config: Config, device: Any) -> dict[str, Any]:
+    """Pictures and texts one after the other into NAME.parts, which becomes the output when both are there."""
+    import json
+    import shutil
+
+    from xmodal import distributed, load
+    from xmodal.data.source import Columns, open_pairs
+    from xmodal.durable import replace_text, sync
+    from xmodal.embedding.outputs import PAIRS
+    from xmodal.embedding.pairs import PicturesOfPairs, TextsOfPairs
+    from xmodal.encoders.two_tower import TwoTower
+
+    columns = Columns(config.image_column, config.caption_column, config.split_column)
+    source, _ = open_pairs(config.data, None, columns)
+    model = load(config.model, device=device)
+    if not isinstance(model, TwoTower):
+        raise InputError(f"{config.model} takes texts alone, and pairs have pictures.")
+    beside = config.output.with_name(config.output.name + ".parts")
+    if distributed.is_first() and config.overwrite:
+        shutil.rmtree(beside, ignore_errors=True)
+    distributed.wait()
+    fingerprint = {"fingerprint": source.fingerprint()}
+    inputs = {"images": PicturesOfPairs(source), "texts": TextsOfPairs(source)}
+    found = {name: _embed(config, model, each, beside / name, fingerprint) for name, each in inputs.items()}
+    about = {"data": source.name, "rows": len(source), "scale": model.scale, **fingerprint, **found}
+
+    def finish() -> None:
+        replace_text(beside / PAIRS, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+        if config.output.is_dir():
+            shutil.rmtree(config.output)
+        beside.rename(config.output)
+        sync(config.output.parent)
+
+    _on_first(finish)
+    if distributed.is_first():
+        print("\n".join(said(config.output / name, each) for name, each in found.items()))
+        print(f"Teach with it: xmodal train clip --data {config.data} --distill {config.output}")
+    return about
+
+
+def _embed(
+    config: Config, model: Model, source: Input, output: Path, more: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """One input into one output, or what there is of it already; returns what the output says of itself.
+
+    more: what else makes the rows what they are.
+    """
+    from xmodal import distributed
+    from xmodal.embedding.embedder import Setting, check
+    from xmodal.embedding.parts import Parts
+
     setting = Setting(config.batch_size, config.precision, config.normalize, config.prompt_name)
     check(model, source.kind, setting)
-    parts = Parts(config.output)
-    settings = _settings(config, model, source)
+    parts = Parts(output)
+    settings = {**_settings(config, model, source), **(more or {})}
     if next(source.parts(1), None) is None:
         raise InputError(f"{source.name} has nothing to embed.")
+    if more and (about := _on_first(lambda: _finished(output, settings))):
+        return about
     _on_first(lambda: parts.claim(settings, config.overwrite))
     workers = config.workers
     if workers is None:
-        workers = min(8, os.cpu_count() or 1) if accelerator.device.type == "cuda" else 1
+        workers = min(8, os.cpu_count() or 1) if model.device.type == "cuda" else 1
     try:
         count = embed_parts(model, source, parts, setting, dtype=config.dtype, workers=workers)
     except OSError as error:  # what can't be read is an InputError already
         raise InputError(f"Cannot write {parts.folder}: {error.strerror}. What was embedded is kept.") from None
     distributed.wait()
-    about = _on_first(lambda: _finish(config, parts, count, settings, source))
-    if distributed.is_first():
-        print(said(config.output, about))
+    return _on_first(lambda: _finish(config, parts, count, settings, source, output))
+
+
+def _finished(output: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a part of the work that was finished before says of itself. InputError where it was done otherwise."""
+    import json
+
+    from xmodal.embedding.outputs import ABOUT
+
+    if not (output / ABOUT).is_file():
+        return None
+    about = json.loads((output / ABOUT).read_text(encoding="utf-8"))
+    for name, value in settings.items():
+        if name in about and about[name] != value:
+            raise InputError(
+                f"{output} was begun with another {name}: {about[name]!r} there, {value!r} now.\n"
+                "With --overwrite it is thrown away; another --output leaves it alone."
+            )
     return about
 
 
@@ -154,7 +243,9 @@ def _settings(config: Config, model: Model, source: Input) -> dict[str, Any]:
     }
 
 
-def _finish(config: Config, parts: Parts, count: int, settings: Mapping[str, Any], source: Input) -> dict[str, Any]:
+def _finish(
+    config: Config, parts: Parts, count: int, settings: Mapping[str, Any], source: Input, output: Path
+) -> dict[str, Any]:
     from xmodal.embedding.outputs import assemble
 
     records = parts.finished(count)
@@ -174,9 +265,9 @@ def _finish(config: Config, parts: Parts, count: int, settings: Mapping[str, Any
         "replaced": sum(source.replaced.values()),
     }
     try:
-        assemble(parts, records, config.output, source.kind, about)
+        assemble(parts, records, output, source.kind, about)
     except OSError as error:
-        raise InputError(f"Cannot write {config.output}: {error.strerror}. What was embedded is kept.") from None
+        raise InputError(f"Cannot write {output}: {error.strerror}. What was embedded is kept.") from None
     parts.remove()
     return about
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import tee
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from xmodal.data.workers import start_worker
-from xmodal.embedding.inputs import Input, Kind, Part, Pictures
+from xmodal.data.workers import start_method, start_worker
+from xmodal.embedding.inputs import Input, Kind, Part
 from xmodal.encoders.sentence import SentenceEncoder
 from xmodal.encoders.side_by_side import side_by_side
 from xmodal.encoders.two_tower import TwoTower
@@ -53,7 +52,6 @@ def embed(model: Model, source: Input, parts: Iterable[Part], setting: Setting, 
     if source.kind == "text":
         return (_texts(model, part, setting) for part in parts)
     assert isinstance(model, TwoTower)
-    assert isinstance(source, Pictures)
     return _pictures(model, source, parts, setting, workers)
 
 
@@ -99,18 +97,23 @@ def _texts(model: Model, part: Part, setting: Setting) -> Embedded:
 
 
 def _pictures(
-    model: TwoTower, source: Pictures, parts: Iterable[Part], setting: Setting, workers: int
+    model: TwoTower, source: Any, parts: Iterable[Part], setting: Setting, workers: int
 ) -> Iterator[Embedded]:
     """Workers go on to the next parts' pictures while the model is at one's; a batch never spans two parts."""
     ours, theirs = tee(parts)
     size = setting.batch_size or PICTURES
     reader: Iterator[tuple[Tensor, list[str | None]]] = iter(
         DataLoader(
-            _Prepared(model),
-            sampler=([source.path(item) for item in some] for part in theirs for some in _batches(part.items, size)),
+            _Prepared(model, source),
+            sampler=(
+                (part.first + size * number, some)
+                for part in theirs
+                for number, some in enumerate(_batches(part.items, size))
+            ),
             batch_size=None,
             num_workers=workers,
             worker_init_fn=start_worker if workers else None,
+            multiprocessing_context=start_method(source, workers),
             pin_memory=torch.cuda.is_available(),
         )
     )
@@ -133,16 +136,18 @@ def _pictures(
 
 
 class _Prepared(Dataset):
-    """Paths (n) -> pixels of those that can be read, (≤ n, 3, h, w) uint8, and for each None or why it can't."""
+    """The first row and names (n) -> pixels of those that can be read, (≤ n, 3, h, w) uint8, and why others can't."""
 
-    def __init__(self, model: TwoTower) -> None:
-        self.preparation = model.preparation
+    def __init__(self, model: TwoTower, source: Any) -> None:
+        self.preparation, self.source = model.preparation, source
 
-    def __getitem__(self, paths: list[Path]) -> tuple[Tensor, list[str | None]]:
+    def __getitem__(self, some: tuple[int, Sequence[str]]) -> tuple[Tensor, list[str | None]]:
         pixels, problems = [], []
-        for path in paths:
+        for picture in self.source.pictures(*some):
             try:
-                pixels.append(self.preparation(path))
+                if isinstance(picture, BadSample):
+                    raise picture
+                pixels.append(self.preparation(picture))
                 problems.append(None)
             except BadSample as problem:
                 problems.append(problem.reason)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from xmodal.data.decode import SUFFIXES
 from xmodal.data.delimited import IMAGE_NAMES, image_column, rows_of
@@ -53,7 +53,7 @@ class Texts:
         """Raises InputError, also in mid-way, for what can't be read."""
         self.replaced.clear()
         texts = stream_texts(self.name, self.column, self.replaced)
-        return _parts(texts, size, lambda text: text)
+        return in_parts(texts, size, lambda text: text)
 
 
 @dataclass
@@ -72,13 +72,30 @@ class Pictures:
         return str(self.folder.absolute())
 
     def parts(self, size: int) -> Iterator[Part]:
-        return _parts(self.names, size, lambda name: f"{name}\0{_stamp(self.path(name))}")
+        return in_parts(self.names, size, lambda name: f"{name}\0{_stamp(self.path(name))}")
 
     def path(self, item: str) -> Path:
         return resolve(self.folder, item)
 
+    def pictures(self, first: int, names: Sequence[str]) -> list[Path]:
+        """Where the pictures of so many rows from the first on are."""
+        return [self.path(name) for name in names]
 
-Input = Texts | Pictures
+
+class Input(Protocol):
+    """What is embedded: those above, or what `xmodal.embedding.pairs` makes of data to train on.
+
+    Of kind "image" it has `pictures(first, names)` as well: paths, decoded pictures, or BadSamples.
+    """
+
+    kind: Kind
+    replaced: Counter[str]
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def root(self) -> str | None: ...
+    def parts(self, size: int, /) -> Iterator[Part]: ...
 
 
 def open_input(spec: str, *, kind: Kind | None, column: str | None) -> Input:
@@ -143,7 +160,8 @@ def _stamp(path: Path) -> str:
     return f"{found.st_size} {found.st_mtime_ns}"
 
 
-def _parts(items: Iterable[str], size: int, told: Callable[[str], str]) -> Iterator[Part]:
+def in_parts(items: Iterable[str], size: int, told: Callable[[str], str]) -> Iterator[Part]:
+    """Items in order, `size` to a part. told: what of an item the digest is over."""
     stream, number = iter(items), 0
     while some := list(islice(stream, size)):
         digest = hashlib.sha256()

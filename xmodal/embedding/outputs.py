@@ -6,6 +6,7 @@
 | OUT.safetensors | the tensor "embeddings" (n, d); OUT.json beside it |
 | OUT.parquet | columns row, text or image, embedding (a list of fixed size) |
 | OUT (a folder) | embeddings.npy, items.parquet, index.json: what `xmodal search` opens |
+| OUT of --kind pairs | two such folders, images and texts, and pairs.json: what `xmodal train clip --distill` opens |
 
 row is the item's number in the input. What could not be read is in none of them; skipped.jsonl (OUT.skipped.jsonl)
 names it.
@@ -30,6 +31,7 @@ from xmodal.errors import InputError
 SUFFIXES = (".npy", ".safetensors", ".parquet")
 TENSOR = "embeddings"
 ABOUT, ROWS, ITEMS, SKIPPED = "index.json", "embeddings.npy", "items.parquet", "skipped.jsonl"
+PAIRS = "pairs.json"  # of a folder with two indexes, images and texts
 
 
 def check(output: Path, overwrite: bool) -> None:
@@ -42,7 +44,8 @@ def check(output: Path, overwrite: bool) -> None:
         raise InputError(f"{output} exists already and stays as it is; another --output, or --overwrite.")
     if output.suffix and output.is_dir():
         raise InputError(f"{output} is a folder.")
-    if output.is_dir() and any(output.iterdir()) and not (output / ABOUT).is_file():
+    ours = any((output / name).is_file() for name in (ABOUT, PAIRS))
+    if output.is_dir() and any(output.iterdir()) and not ours:
         raise InputError(f"{output} is a folder of something else; --overwrite replaces index folders alone.")
 
 

@@ -102,7 +102,10 @@ NOT_THE_SAME: dict[tuple[str, ...], str] = {
 # What makes another model, objective or optimizer than any that is here.
 REFUSED: dict[tuple[str, ...], str] = {
     ("--siglip",): "the sigmoid loss is a recipe of its own, xmodal train siglip, whose flags are those of clip",
-    ("--distill-model", "--distill-pretrained"): "there is no distillation",
+    ("--distill-model", "--distill-pretrained"): (
+        "a teacher is asked beforehand: xmodal embed --model open_clip:MODEL/PRETRAINED --data … --kind pairs --output "
+        "teacher, then --distill teacher"
+    ),
     ("--use-bnb-linear",): "there are no 8-bit layers",
     ("--force-image-size", "--force-context-length", "--force-patch-dropout", "--image-mean", "--image-std"): (
         "a model is taken as it is configured: choose one that is so (ViT-B-32-256), or save yours from open_clip and "
