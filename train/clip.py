@@ -152,7 +152,7 @@ def slip_views(config: Config, preparation: Preparation, photographs: bool) -> V
         return views("glyphs" if config.data == "glyphs" else "drawing", preparation)
     small = min(preparation.height, preparation.width) <= SMALL
     one = Distort(preparation, jitter=(0.4, 0.4, 0.4, 0.1), blur=0.0 if small else 0.5)
-    return Views({"views": [one, one]})
+    return Views({"views": [one, one]}, exact=config.decode == "exact")
 
 
 def run(config: Config) -> dict[str, Any]:

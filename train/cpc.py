@@ -225,7 +225,7 @@ def run(config: Config) -> dict[str, Any]:
     else:
         train, held = open_data(config)
         encoder = encoder_of_patches(open_encoder(config, train))
-        patches = PatchViews(encoder.preparation)
+        patches = PatchViews(encoder.preparation, exact=config.decode == "exact")
         method = cpc(config, encoder)
         data = ViewBatches(train, **this.share(train), seed=config.seed, views=patches)  # pyright: ignore[reportArgumentType]
         judge = Judge(config, train, held)

@@ -49,6 +49,9 @@ class Pretraining(Shared):
     """Pixels a side, instead of those that --model takes; of small 32 if not given, 64 for larger photographs."""
     augment: Augment = "auto"
     """What makes the views, by the paper they are of; auto: this recipe's, of glyphs those for signs."""
+    decode: Literal["fast", "exact"] = "fast"
+    """How training reads JPEGs: fast, no finer than a picture's views need to be equal to 50 dB; exact, whole, as
+    evaluation always does."""
     optimizer: Optimizer
     """lars and sgd have a momentum of 0.9."""
     lr: float
@@ -139,9 +142,9 @@ def view_batches(
         for lack, n in order.left_out.items():
             if n:
                 say(f"Left out of {pictures.name}: {n} with {lack}.")
-    made = views(name, encoder.preparation)
+    made = views(name, encoder.preparation, exact=config.decode == "exact")
     if single:
-        made = Views({"views": made.branches["views"][:1]})
+        made = Views({"views": made.branches["views"][:1]}, made.exact)
     return ViewBatches(pictures, **shared, seed=config.seed, views=made, order=order)
 
 

@@ -21,6 +21,7 @@ from xmodal.data.batches import Batches, Quarantine, Skipped, chosen
 from xmodal.data.stable_id import stable_id
 from xmodal.data.stand_ins import MOST_TRIES
 from xmodal.data.table import Table, read_table
+from xmodal.data.views import views
 from xmodal.data.workers import loader
 from xmodal.encoders.preparation import Preparation
 from xmodal.errors import BadSample, InputError
@@ -332,3 +333,19 @@ def test_several_captions_of_a_row_stand_beside_each_other() -> None:
     for row, ids, tokens in zip(told["row"].tolist(), told["text_id"].tolist(), told["text"].tolist(), strict=True):
         assert set(ids) == {stable_id(f"{row} {word}") for word in "abc"}
         assert [stable_id(f"{number} {chr(last)}") for number, last in tokens] == ids
+
+
+@pytest.mark.parametrize("name", ["photo", "none"])
+def test_views_beside_the_image_are_cut_from_the_same_reading(table: Table, name: str) -> None:
+    """And are what they are of pictures that are decoded whole."""
+    view: Any = augmentation(name, Preparation(16, 16))
+    beside = views("simclr", Preparation(16, 16))
+
+    def batch(prepare_images: Any) -> tuple[dict[str, Tensor], list[Skipped]]:
+        options: Any = {"prepare_images": prepare_images, "tokenize": tokenize, "views": beside}
+        return Batches(table, batch=8, part=(0, 8), seed=5, **options)[0]
+
+    (cut, skipped), (whole, told) = batch(view), batch(lambda pictures, numbers: view(pictures, numbers))
+    assert cut["views"].shape == (8, 2, 3, 16, 16)
+    assert same(cut, whole)
+    assert skipped == told

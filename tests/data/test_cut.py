@@ -19,7 +19,7 @@ from xmodal.benchmarks.decode import photograph, psnr
 from xmodal.data import cut as reading
 from xmodal.data.augment import augmentation
 from xmodal.data.batches import Batches
-from xmodal.data.cut import Box, cut, cut_file, on_grid
+from xmodal.data.cut import Box, Cut, cut, cut_file, cuts_of_file, on_grid
 from xmodal.data.decode import decode
 from xmodal.data.mixture import Mixture
 from xmodal.data.stand_ins import Skipped
@@ -139,6 +139,31 @@ def test_a_large_jpeg_is_read_at_a_quarter(reader: str, scales: list[int]) -> No
     fast = cut_file(file, middle, (40, 50), "bicubic")
     assert scales == [4]
     assert psnr(fast, cut_file(file, middle, (40, 50), "bicubic", exact=True)) > 50
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_views_of_one_file_are_those_that_each_would_be(form: str, orientation: int, reader: str) -> None:
+    file = encoded(SOFT, form, exif=turned(orientation))
+    cuts = [
+        Cut(middle, (40, 50), "bicubic"),
+        Cut(lambda w, h: (0, 0, w, h), (40, 50), "bilinear"),
+        Cut(lambda w, h: (0.1 * w, 0.1 * h, 0.9 * w, 0.9 * h), (36, 40), "bicubic"),
+    ]
+    for exact in (False, True):
+        together = cuts_of_file(file, cuts, exact)
+        assert [view.shape for view in together] == [(3, *cut.size) for cut in cuts]
+        assert all(torch.equal(view, cut_file(file, *cut, exact)) for view, cut in zip(together, cuts, strict=True))
+
+
+def test_the_view_that_needs_most_says_how_finely_all_are_read(reader: str, scales: list[int]) -> None:
+    file = encoded(SOFT, "JPEG", quality=90)
+    coarse, fine = Cut(middle, SIZE, "bicubic"), Cut(lambda w, h: (8, 4, w // 2, h // 2), SIZE, "bicubic")
+    together = cuts_of_file(file, [coarse, fine])
+    assert scales == [2, 1]
+    assert torch.equal(together[1], cut_file(file, *fine))
+    assert psnr(together[0], cut_file(file, *coarse, exact=True)) > 55
+    assert not torch.equal(together[0], cut_file(file, *coarse))
 
 
 def test_readers_agree(monkeypatch: pytest.MonkeyPatch, scales: list[int]) -> None:

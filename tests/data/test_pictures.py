@@ -6,6 +6,7 @@ import io
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self.names)
 
-    def images(self, rows: np.ndarray) -> list[int]:
+    def images(self, rows: np.ndarray, decoders: Any = None) -> list[int]:
         return rows.tolist()
 
     def key(self, row: int) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from xmodal.data.class_order import ClassOrder
+from xmodal.data.order import draws
+from xmodal.data.patches import PatchViews
+from xmodal.data.pictures import open_pictures
 from xmodal.data.view_batches import ViewBatches
 from xmodal.data.views import views
 from xmodal.data.workers import loader
@@ -34,7 +38,7 @@ class Greys:
     def __len__(self) -> int:
         return self.n
 
-    def images(self, rows: np.ndarray) -> list[Image.Image | np.ndarray | BadSample]:
+    def images(self, rows: np.ndarray, decoders: Any = None) -> list[Image.Image | np.ndarray | BadSample]:
         return [
             BadSample("damaged", f"row {row}") if row in self.bad else np.full((8, 9), row, dtype=np.uint8)
             for row in rows.tolist()
@@ -119,3 +123,38 @@ def test_classes_and_pictures() -> None:
 def test_a_batch_that_is_more_than_the_data() -> None:
     with pytest.raises(InputError, match="fewer than one global batch"):
         batches(Greys(7))
+
+
+def test_views_that_are_cut_from_files_are_those_of_one_process(tmp_path: Path) -> None:
+    """Of a folder with a file that is bad, whatever the parts."""
+    for row in range(6):
+        picture = Image.fromarray(np.random.default_rng(row).integers(0, 256, (5, 6, 3), dtype=np.uint8))
+        picture.resize((300, 250), Image.Resampling.BICUBIC).save(tmp_path / f"{row}.jpg")
+    whole_file = (tmp_path / "3.jpg").read_bytes()
+    (tmp_path / "3.jpg").write_bytes(whole_file[: len(whole_file) // 2])
+    source = open_pictures(str(tmp_path))
+
+    def made(part: tuple[int, int] = (0, 6), exact: bool = False) -> ViewBatches:
+        several = views("moco_v2", Preparation(16, 16), exact)
+        return ViewBatches(source, batch=6, part=part, seed=0, views=several)
+
+    (fast, skipped), (exact, expected) = made()[0], made(exact=True)[0]
+    assert skipped == expected
+    assert {one.reason for one in skipped} == {"truncated"}
+    assert torch.equal(fast["row"], exact["row"])
+    assert not torch.equal(fast["views"], exact["views"])
+    assert (fast["views"].float() - exact["views"].float()).abs().mean() < 0.5
+    halves = [made(part)[0][0] for part in ((0, 3), (3, 6))]
+    assert same({name: torch.cat([half[name] for half in halves]) for name in fast}, fast)
+
+
+def test_patches_that_are_cut_from_files(tmp_path: Path) -> None:
+    for row in range(4):
+        picture = Image.fromarray(np.random.default_rng(row).integers(0, 256, (70, 90, 3), dtype=np.uint8))
+        picture.save(tmp_path / f"{row}.png")
+    source = open_pictures(str(tmp_path))
+    patches: Any = PatchViews(Preparation(64, 64))
+    data = ViewBatches(source, batch=4, part=(0, 4), seed=0, views=patches)
+    batch, _ = data[0]
+    numbers = draws(0, 0, np.arange(4), PatchViews.draws)
+    assert torch.equal(batch["patches"], patches(source.images(batch["row"].numpy()), numbers)["patches"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -13,7 +14,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
+from xmodal.benchmarks.decode import psnr
 from xmodal.data.augment import AUGMENTATIONS
+from xmodal.data.decode import decode, decode_each
 from xmodal.data.order import draws
 from xmodal.data.views import Distort, Views, ViewsName, views
 from xmodal.encoders.preparation import Preparation
@@ -26,6 +29,12 @@ def photograph(width: int = 120, height: int = 90, seed: int = 0) -> Image.Image
     """Something smooth in colours."""
     few = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     return Image.fromarray(few).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def encoded(picture: Image.Image, form: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, form, **options)
+    return stream.getvalue()
 
 
 def made(of: Views, pictures: list[Any], epoch: int = 0) -> dict[str, Tensor]:
@@ -122,6 +131,38 @@ def test_a_view_is_torchvisions_of_the_same_numbers() -> None:
         off = (view.float() - theirs * 255).abs()
         # A value at the threshold may fall to either side by rounding.
         assert off.max() <= 0.51 or (x[14] < 0.5 and (off > 0.51).sum() <= 3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_views_of_files_are_those_of_their_pictures(name: ViewsName) -> None:
+    of = views(name, replace(LITTLE, height=24))
+    pictures = [photograph(seed=i) for i in range(4)]
+    u = draws(0, 0, np.arange(4), of.draws)
+    decoders = of.decoders(u)
+    assert (decoders is None) == (name in ("drawing", "glyphs", "none"))
+    if decoders is None:
+        return
+    read = decode_each([encoded(picture, "PNG") for picture in pictures], decoders)
+    expected, mixed = of(pictures, u), of([*read[:2], *pictures[2:]], u)
+    assert all(torch.equal(of(read, u)[key], expected[key]) for key in expected)
+    assert all(torch.equal(mixed[key], expected[key]) for key in expected)
+
+
+def test_jpegs_are_read_as_finely_as_all_their_views_need() -> None:
+    """And `exact` reads every pixel."""
+    branch = Distort(LITTLE, scale=(0.6, 1.0), jitter=(0.0, 0.0, 0.0, 0.0))
+    u = draws(0, 0, np.arange(6), 2 * branch.draws)
+    pictures = [photograph(320, 300, seed=i) for i in range(6)]
+    files = [encoded(picture, "JPEG", quality=90) for picture in pictures]
+
+    def made(exact: bool) -> Tensor:
+        of = Views({"views": [branch, branch]}, exact)
+        return of(decode_each(files, of.decoders(u)), u)["views"].flatten(0, 1)
+
+    fast, exact = made(False), made(True)
+    assert torch.equal(exact, Views({"views": [branch, branch]})([decode(f) for f in files], u)["views"].flatten(0, 1))
+    assert not torch.equal(fast, exact)
+    assert min(psnr(a, b) for a, b in zip(fast, exact, strict=True)) > 50
 
 
 @pytest.mark.parametrize("name", ["simclr", "byol", "swav", "glyphs"])

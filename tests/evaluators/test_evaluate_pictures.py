@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ class Colours:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def images(self, rows: np.ndarray) -> list:
+    def images(self, rows: np.ndarray, decoders: Any = None) -> list:
         return [BadSample("damaged", "x") if r in self.bad else self.pixels[r] for r in rows.tolist()]
 
     def key(self, row: int) -> str:

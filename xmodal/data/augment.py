@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from xmodal.data.cut import Box, cut, cut_file
+from xmodal.data.cut import Box, Cut, cut, cut_file
 from xmodal.data.decode import Decoder
 from xmodal.encoders.preparation import Preparation, as_tensor
 
@@ -71,17 +70,18 @@ class Crop:
 
     def __call__(self, pictures: Sequence[Any], draws: np.ndarray) -> Tensor:
         """Pictures that are decoded, or what its decoders made of their files."""
-        size, interpolation = (self.preparation.height, self.preparation.width), self.preparation.interpolation
-        views = [
-            p if isinstance(p, Tensor) else cut(p, partial(self.rectangle, d), size, interpolation)
-            for p, d in zip(pictures, draws, strict=True)
-        ]
+        views = [p if isinstance(p, Tensor) else cut(p, *self.shown(d)) for p, d in zip(pictures, draws, strict=True)]
         return torch.stack(
             [view.flip(2) if self.flip and d[4] < 0.5 else view for view, d in zip(views, draws, strict=True)]
         )
 
     def decoders(self, draws: np.ndarray) -> list[Decoder]:
-        return [partial(self._read, d) for d in draws]
+        return [partial(cut_file, **self.shown(d)._asdict(), exact=self.exact) for d in draws]
+
+    def shown(self, draws: np.ndarray) -> Cut:
+        """What its draws (DRAWS,) mean."""
+        size = self.preparation.height, self.preparation.width
+        return Cut(partial(self.rectangle, draws), size, self.preparation.interpolation)
 
     def rectangle(self, draws: np.ndarray, width: int, height: int) -> Box:
         """Which box (left, top, right, bottom) of a picture of this size its draws (DRAWS,) mean."""
@@ -95,10 +95,6 @@ class Crop:
         across, down = min(width, math.sqrt(area * ratio)), min(height, math.sqrt(area / ratio))
         left, top = draws[2] * (width - across), draws[3] * (height - down)
         return left, top, left + across, top + down
-
-    def _read(self, draws: np.ndarray, file: Path | bytes) -> Tensor:
-        size, interpolation = (self.preparation.height, self.preparation.width), self.preparation.interpolation
-        return cut_file(file, partial(self.rectangle, draws), size, interpolation, self.exact)
 
 
 class Drawing:
@@ -170,4 +166,5 @@ def _grown(ink: Tensor, amount: Tensor, window: tuple[int, int]) -> Tensor:
 
 def as_image(picture: Any) -> Image.Image:
     """A decoded picture, a PIL image or a uint8 array, as an RGB image."""
-    return (Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture).convert("RGB")
+    image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+    return image if image.mode == "RGB" else image.convert("RGB")

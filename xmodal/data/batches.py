@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -17,7 +18,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from xmodal.data.augment import DRAWS
+from xmodal.data.augment import DRAWS, Crop
+from xmodal.data.cut import cuts_of_file
+from xmodal.data.decode import Decoder
 from xmodal.data.order import CAPTION, VIEW, draws, positions_of_step, steps_per_epoch
 from xmodal.data.orders import order_of
 from xmodal.data.source import Source
@@ -58,7 +61,7 @@ class Batches(Dataset):
     files (see `xmodal.data.augment`). tokenize: (b) strings -> (b, l) long.
     captions: how many of a row's texts are in the batch; with 1 the texts are (b, l), with k (b, k, l). With "all" k is
     the most that one of these rows has, and text_there (b, k) bool says which of the places are filled.
-    views: what else is made of every picture, which is decoded whole for it.
+    views: what else is made of every picture.
     """
 
     def __init__(
@@ -84,10 +87,9 @@ class Batches(Dataset):
         epoch, positions = positions_of_step(step, len(self.order), self.global_batch, self.part)
         rows = self.order.rows(positions, self.seed, epoch)
         numbers = draws(self.seed, epoch, positions, DRAWS)
-        decoders: Any = getattr(self.prepare_images, "decoders", None) if self.views is None else None
-        pictures, rows, skipped = read_pictures(
-            *(self.source, rows, positions, epoch, self.seed), decoders=decoders and decoders(numbers)
-        )
+        of_views = None if self.views is None else draws(self.seed, epoch, positions, self.views.draws, VIEW)
+        decoders = self._decoders(numbers, of_views)
+        pictures, rows, skipped = read_pictures(self.source, rows, positions, epoch, self.seed, decoders)
         told = self._texts(rows, positions, epoch)
         texts = [text for each in told for text in each]
         tokens, text_id = self.tokenize(texts), torch.tensor([stable_id(text) for text in texts], dtype=torch.long)
@@ -98,16 +100,30 @@ class Batches(Dataset):
         elif self.captions > 1:
             tokens, text_id = tokens.unflatten(0, (-1, self.captions)), text_id.view(-1, self.captions)
         batch = {
-            "image": self.prepare_images(pictures, numbers),
+            "image": self.prepare_images([p[0] if isinstance(p, list) else p for p in pictures], numbers),
             "text": tokens,
             "image_id": torch.from_numpy(self.source.image_id[rows]),
             "text_id": text_id,
             **there,
             "row": torch.from_numpy(rows),
         }
-        if self.views is not None:
-            batch |= self.views(pictures, draws(self.seed, epoch, positions, self.views.draws, VIEW))
+        if self.views is not None and of_views is not None:
+            batch |= self.views([p[1:] if isinstance(p, list) else p for p in pictures], of_views)
         return batch, skipped
+
+    def _decoders(self, numbers: np.ndarray, of_views: np.ndarray | None) -> Sequence[Decoder] | None:
+        """What reads the files of pictures: with views into a list, the image's first; None reads them whole."""
+        if self.views is None or of_views is None:
+            decoders: Any = getattr(self.prepare_images, "decoders", None)
+            return decoders and decoders(numbers)
+        shown = self.views.shown(of_views)
+        if shown is None or not isinstance(self.prepare_images, Crop):
+            return None
+        own = map(self.prepare_images.shown, numbers)
+        return [
+            partial(cuts_of_file, cuts=[one, *several], exact=self.views.exact)
+            for one, several in zip(own, shown, strict=True)
+        ]
 
     def _texts(self, rows: np.ndarray, positions: np.ndarray, epoch: int) -> list[Sequence[str]]:
         """The texts of rows (b,) that are in the batch."""

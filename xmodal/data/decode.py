@@ -48,10 +48,11 @@ def decode(
     """
     if isinstance(picture, np.ndarray):
         return _from_array(picture)
-    image = picture if isinstance(picture, Image.Image) else opened(encoded(picture, most_bytes), most_pixels)
+    given = isinstance(picture, Image.Image)
+    image = picture if given else opened(encoded(picture, most_bytes), most_pixels)
     with pixels_read():
         image.load()
-        return to_rgb(_upright(image))
+        return to_rgb(_upright(image, in_place=not given))
 
 
 Decoder = Callable[[Path | bytes], Any]  # a file -> what a view takes; raises BadSample
@@ -178,22 +179,23 @@ class _Strictly:
 _strictly = _Strictly()
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image, in_place: bool) -> Image.Image:
+    """The image itself or a copy: one that was given stays as it is, and of one's own a copy is time lost."""
     try:
-        return ImageOps.exif_transpose(image)
+        return ImageOps.exif_transpose(image, in_place=in_place) or image
     except Exception:  # a damaged tag must not cost the picture, whose pixels are read already
-        return image.copy()
+        return image if in_place else image.copy()
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A loaded image of any mode as RGB, as it lies: orientation is not looked at."""
+    """A loaded image of any mode as RGB, itself if it is, as it lies: orientation is not looked at."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _from_array(_scaled(np.asarray(image), image.mode))
     if image.mode in ("RGBA", "LA", "La", "RGBa", "PA") or "transparency" in image.info:
         over = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         under = Image.new("RGBA", over.size, "white")
         return Image.alpha_composite(under, over).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _scaled(grey: np.ndarray, mode: str) -> np.ndarray:

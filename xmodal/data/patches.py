@@ -15,6 +15,7 @@ from torch import Tensor
 
 from xmodal.data import colours
 from xmodal.data.augment import DRAWS, Crop
+from xmodal.data.decode import Decoder
 from xmodal.encoders.preparation import Preparation
 from xmodal.errors import InputError
 
@@ -47,10 +48,14 @@ class PatchViews:
 
     draws = DRAWS + 2 * GRID**2
 
-    def __init__(self, preparation: Preparation) -> None:
+    def __init__(self, preparation: Preparation, exact: bool = False) -> None:
+        """exact: see `augmentation`."""
         area = (256 / 300) ** 2
         self.side = side_of_patches(preparation)
-        self.crop = Crop(preparation, (area, area), (1.0, 1.0), flip=True)
+        self.crop = Crop(preparation, (area, area), (1.0, 1.0), flip=True, exact=exact)
+
+    def decoders(self, draws: np.ndarray) -> list[Decoder]:
+        return self.crop.decoders(draws[:, :DRAWS])
 
     def __call__(self, pictures: Sequence[Any], draws: np.ndarray) -> dict[str, Tensor]:
         whole = self.crop(pictures, draws[:, :DRAWS])  # (b, 3, h, h)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from xmodal.data.decode import SUFFIXES, decode_each, mostly_photographs
+from xmodal.data.decode import SUFFIXES, Decoder, decode_each, mostly_photographs
 from xmodal.data.delimited import column, image_column, rows_of, split_column
 from xmodal.data.forms import class_folders, find, folder_pairs, listing_inside, metadata_folder
 from xmodal.data.forms.csv_table import split_of
@@ -48,8 +48,10 @@ class PictureFiles:
         """Where the picture is; it may not be there."""
         return resolve(self.folder, self.key(row))
 
-    def images(self, rows: np.ndarray) -> list[Image.Image | np.ndarray | BadSample]:
-        return decode_each(each(rows, (self.file(row) for row in rows.tolist())))
+    def images(
+        self, rows: np.ndarray, decoders: Sequence[Decoder] | None = None
+    ) -> list[Image.Image | np.ndarray | BadSample]:
+        return decode_each(each(rows, (self.file(row) for row in rows.tolist())), decoders)
 
     def key(self, row: int) -> str:
         return self.paths[int(row)].as_py()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from xmodal.data.decode import Decoder
 from xmodal.data.hf_datasets import is_dataset
 from xmodal.data.shard_names import is_shards
 from xmodal.data.source import Columns, open_source
@@ -40,7 +41,12 @@ class Pictures(Protocol):
     @property
     def dropped(self) -> Mapping[str, int]: ...
     def __len__(self) -> int: ...
-    def images(self, rows: np.ndarray, /) -> list[Image.Image | np.ndarray | BadSample]: ...
+    def images(
+        self, rows: np.ndarray, decoders: Sequence[Decoder] | None = None
+    ) -> list[Image.Image | np.ndarray | BadSample]:
+        """As those of a `Source`."""
+        ...
+
     def key(self, row: int, /) -> str: ...
     def fingerprint(self) -> str: ...
 
@@ -69,8 +75,10 @@ class OfSource:
     def __len__(self) -> int:
         return len(self.source)
 
-    def images(self, rows: np.ndarray) -> list[Image.Image | np.ndarray | BadSample]:
-        return self.source.images(rows)
+    def images(
+        self, rows: np.ndarray, decoders: Sequence[Decoder] | None = None
+    ) -> list[Image.Image | np.ndarray | BadSample]:
+        return self.source.images(rows, decoders)
 
     def key(self, row: int) -> str:
         return self.source.key(row)
@@ -94,8 +102,10 @@ class Part:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def images(self, rows: np.ndarray) -> list[Image.Image | np.ndarray | BadSample]:
-        return self.whole.images(self.rows[rows])
+    def images(
+        self, rows: np.ndarray, decoders: Sequence[Decoder] | None = None
+    ) -> list[Image.Image | np.ndarray | BadSample]:
+        return self.whole.images(self.rows[rows], decoders)
 
     def key(self, row: int) -> str:
         return self.whole.key(int(self.rows[row]))

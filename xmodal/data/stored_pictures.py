@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from xmodal.data.dataset_columns import blocks, find_column, is_picture, picture_file
-from xmodal.data.decode import decode_each, mostly_photographs
+from xmodal.data.decode import Decoder, decode_each, mostly_photographs
 from xmodal.data.delimited import IMAGE_NAMES
 from xmodal.data.hf_datasets import open_dataset
 from xmodal.data.hf_pictures import splits_by_name
@@ -44,8 +44,10 @@ class StoredPictures:
     def __len__(self) -> int:
         return len(self._pictures)
 
-    def images(self, rows: np.ndarray) -> list[Image.Image | np.ndarray | BadSample]:
-        return decode_each(each(rows, self._encoded(rows.tolist())))
+    def images(
+        self, rows: np.ndarray, decoders: Sequence[Decoder] | None = None
+    ) -> list[Image.Image | np.ndarray | BadSample]:
+        return decode_each(each(rows, self._encoded(rows.tolist())), decoders)
 
     def key(self, row: int) -> str:
         return f"row {int(row)}"

@@ -40,8 +40,10 @@ class ViewBatches(Dataset):
         """
         epoch, positions = positions_of_step(step, len(self.order), self.global_batch, self.part)
         rows = self.order.rows(positions, self.seed, epoch)
-        pictures, rows, skipped = read_pictures(self.source, rows, positions, epoch, self.seed)
-        batch = self.views(pictures, draws(self.seed, epoch, positions, self.views.draws))
+        numbers = draws(self.seed, epoch, positions, self.views.draws)
+        decoders = self.views.decoders(numbers)
+        pictures, rows, skipped = read_pictures(self.source, rows, positions, epoch, self.seed, decoders)
+        batch = self.views(pictures, numbers)
         batch["row"] = torch.from_numpy(rows)
         if self.source.labels is not None:
             batch["label"] = torch.from_numpy(self.source.labels[rows])

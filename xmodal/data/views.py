@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -21,6 +23,8 @@ from torch import Tensor
 
 from xmodal.data import colours
 from xmodal.data.augment import AUGMENTATIONS, DRAWS, Crop, as_image, augmentation
+from xmodal.data.cut import Cut, cuts_of_file
+from xmodal.data.decode import Decoder
 from xmodal.encoders.preparation import Preparation
 
 SMALL = 64  # pixels a side
@@ -34,8 +38,13 @@ class Branch(Protocol):
 
     draws: int
 
+    @property
+    def crop(self) -> Crop | None:
+        """What it cuts out of a picture, or was cut out already, and works on; None: all of it."""
+        ...
+
     def __call__(self, pictures: Sequence[Any], draws: np.ndarray, /) -> Tensor:
-        """Pictures and numbers (b, draws) in [0, 1) -> (b, 3, h, w) uint8."""
+        """Pictures, or what `crop` cut out of them, and numbers (b, draws) in [0, 1) -> (b, 3, h, w) uint8."""
         ...
 
 
@@ -59,9 +68,12 @@ class Distort:
 
     draws = 15
 
+    @property
+    def crop(self) -> Crop:
+        return Crop(self.preparation, self.scale, (3 / 4, 4 / 3), flip=True)
+
     def __call__(self, pictures: Sequence[Any], draws: np.ndarray) -> Tensor:
-        crop = Crop(self.preparation, self.scale, (3 / 4, 4 / 3), flip=True)
-        views = crop(pictures, draws[:, :5])
+        views = self.crop(pictures, draws[:, :5])
         numbers = torch.from_numpy(draws).float()
         size = max(1, AT_ONCE // views[0].numel())
         for some, u in zip(views.split(size), numbers.split(size), strict=True):
@@ -89,6 +101,7 @@ class Plain:
 
     def __init__(self, name: str, preparation: Preparation) -> None:
         self.view = augmentation(name, preparation)
+        self.crop = self.view if isinstance(self.view, Crop) else None
 
     def __call__(self, pictures: Sequence[Any], draws: np.ndarray) -> Tensor:
         return self.view(pictures, draws)
@@ -97,58 +110,76 @@ class Plain:
 class Views:
     """Several views of every picture, under one key for each size.
 
-    branches: for each key what makes its views.
+    branches: for each key what makes its views. exact: decode files whole, where all of a picture's views could be had
+    from less to 50 dB.
     """
 
-    def __init__(self, branches: Mapping[str, Sequence[Branch]]) -> None:
-        self.branches = branches
+    def __init__(self, branches: Mapping[str, Sequence[Branch]], exact: bool = False) -> None:
+        self.branches, self.exact = branches, exact
         self.draws = sum(branch.draws for several in branches.values() for branch in several)
 
     def __call__(self, pictures: Sequence[Any], draws: np.ndarray) -> dict[str, Tensor]:
-        """Pictures and numbers (b, draws) in [0, 1) -> for each key (b, v, 3, h, w) uint8."""
-        pictures = [p if isinstance(p, np.ndarray) else as_image(p) for p in pictures]
-        own = self._numbers(draws)
-        return {
-            key: torch.stack([branch(pictures, next(own)) for branch in several], 1)
-            for key, several in self.branches.items()
-        }
+        """Pictures, or what `decoders` made of their files, and numbers (b, draws) in [0, 1) -> for each key
+        (b, v, 3, h, w) uint8."""
+        pictures = [p if isinstance(p, list | np.ndarray) else as_image(p) for p in pictures]
+        made = (
+            branch([p[number] if isinstance(p, list) else p for p in pictures], own)
+            for number, (branch, own) in enumerate(self._with_numbers(draws))
+        )
+        return {key: torch.stack([next(made) for _ in several], 1) for key, several in self.branches.items()}
 
-    def _numbers(self, draws: np.ndarray) -> Iterator[np.ndarray]:
+    def decoders(self, draws: np.ndarray) -> list[Decoder] | None:
+        """For each picture what reads its file once and cuts all views out, (3, h, w) uint8 each, in a list.
+
+        None where a view is of the whole picture.
+        """
+        shown = self.shown(draws)
+        return None if shown is None else [partial(cuts_of_file, cuts=cuts, exact=self.exact) for cuts in shown]
+
+    def shown(self, draws: np.ndarray) -> list[list[Cut]] | None:
+        """What the views show of each picture; None where one is of the whole picture."""
+        crops = [(branch.crop, own) for branch, own in self._with_numbers(draws)]
+        if any(crop is None for crop, _ in crops):
+            return None
+        return [[crop.shown(own[i]) for crop, own in crops if crop is not None] for i in range(len(draws))]
+
+    def _with_numbers(self, draws: np.ndarray) -> Iterator[tuple[Branch, np.ndarray]]:
+        """The branches in their order, and the part of the numbers that each takes."""
         start = 0
-        for several in self.branches.values():
-            for branch in several:
-                yield draws[:, start : start + branch.draws]
-                start += branch.draws
+        for branch in chain(*self.branches.values()):
+            yield branch, draws[:, start : start + branch.draws]
+            start += branch.draws
 
 
-def views(name: ViewsName, preparation: Preparation) -> Views:
+def views(name: ViewsName, preparation: Preparation, exact: bool = False) -> Views:
     """A paper's views for a tower's size: "views" (b, 2, 3, h, w), and for SwAV "crops" (b, 6, 3, h, w) beside them.
 
     clip, photo, drawing and glyphs are those of `xmodal.data.augment`, twice; none is the picture itself, twice.
+    exact: see `Views`.
     """
     if name in AUGMENTATIONS:
-        return Views({"views": [Plain(name, preparation)] * 2})
+        return Views({"views": [Plain(name, preparation)] * 2}, exact)
     small = min(preparation.height, preparation.width) <= SMALL
     bicubic, bilinear = (replace(preparation, interpolation=i) for i in ("bicubic", "bilinear"))
     if name == "simclr":
         # Chen et al. 2020, appendix A, and data_util.py: strength 1; appendix B.9: strength 0.5 for CIFAR-10.
         s = 0.5 if small else 1.0
         one = Distort(bicubic, jitter=(0.8 * s, 0.8 * s, 0.8 * s, 0.2 * s), blur=0.0 if small else 0.5)
-        return Views({"views": [one, one]})
+        return Views({"views": [one, one]}, exact)
     if name == "moco_v2":
         # facebookresearch/moco, main_moco.py under --aug-plus.
         one = Distort(bilinear, scale=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), blur=0.0 if small else 0.5)
-        return Views({"views": [one, one]})
+        return Views({"views": [one, one]}, exact)
     if name in ("byol", "barlow_twins"):
         # Grill et al. 2020, table 6; Zbontar et al. 2021, section 2.2: "the same as BYOL's", and so in its main.py.
         one = Distort(bicubic, jitter=(0.4, 0.4, 0.2, 0.1), blur=0.0 if small else 1.0)
-        return Views({"views": [one, replace(one, blur=0.0 if small else 0.1, solarise=0.2)]})
+        return Views({"views": [one, replace(one, blur=0.0 if small else 0.1, solarise=0.2)]}, exact)
     if name == "swav":
         # facebookresearch/swav: README (2 × 224, 6 × 96, the ranges of areas) and multicropdataset.py (the rest).
         one = Distort(bilinear, scale=(0.14, 1.0), blur=0.0 if small else 0.5)
         sides = {side: 2 * round(getattr(preparation, side) * 96 / 224 / 2) for side in ("height", "width")}
         crop = replace(one, preparation=replace(bilinear, **sides), scale=(0.05, 0.14))
-        return Views({"views": [one, one], "crops": [crop] * 6})
+        return Views({"views": [one, one], "crops": [crop] * 6}, exact)
     raise ValueError(f"no views are called {name!r}")
 
 
