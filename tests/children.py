@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
+import pkgutil
 import signal
 import time
 from collections.abc import Callable
@@ -23,6 +23,8 @@ MOMENTS = {
     "update": "xmodal.distributed.sum_gradients",
     "evaluation": "xmodal.evaluators.embed.embed_texts",
     "saving": "xmodal.checkpoint._complete",  # the files are written, and have not got their name
+    "opening": "xmodal.train.clip.open_data",
+    "export": "xmodal.pair_method.PairMethod.export",
 }
 
 
@@ -33,11 +35,13 @@ def train(
     rows: str | None = None,
     narrow: bool = True,
     page: bool = False,
+    beat: float | None = None,
 ) -> int:
     """CLIP as the command line runs it, with narrow towers and no page unless told otherwise.
 
     meet: (moment, nth); then it sends itself the signal; without one it stands still; SIGFPE is an error of Python's.
     rows: a file that gets a line a step with the rows of the batch.
+    beat: seconds between its signs of life, if not as usual.
     """
     from xmodal.train.clip import Config, run
 
@@ -47,6 +51,9 @@ def train(
             patch.setattr("xmodal.encoders.small.small_towers", partial(small_towers, d=64))
         if not page:
             patch.setattr("xmodal.report.page.write_page", lambda *_, **__: None)
+        if beat is not None:
+            patch.setattr("xmodal.presence.BEAT", beat)
+            patch.setattr("xmodal.presence.ENOUGH", 5 * beat)
         if meet is not None:
             _before(patch, *meet, partial(_met, number))
         if rows is not None:
@@ -91,6 +98,7 @@ def _met(number: int | None) -> None:
     elif number == signal.SIGFPE:
         raise ZeroDivisionError("of one rank")
     else:
+        time.sleep(0.05)  # for a thread that is about to say what is done
         os.kill(os.getpid(), number)
 
 
@@ -106,8 +114,7 @@ def _before(patch: pytest.MonkeyPatch, moment: str, nth: int, act: Callable[[], 
 
 
 def _before_each(patch: pytest.MonkeyPatch, moment: str, act: Callable[..., Any]) -> None:
-    module, _, name = MOMENTS[moment].rpartition(".")
-    original = getattr(importlib.import_module(module), name)
+    original = pkgutil.resolve_name(MOMENTS[moment])
 
     def called(*arguments: Any, **more: Any) -> Any:
         act(*arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -197,6 +198,9 @@ def test_exit_statuses(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
     monkeypatch.setenv("RANK", "1")
     assert guard(raiser(InputError("no such file"))) == 2
     assert capsys.readouterr().err == ""
+    monkeypatch.setenv("LOCAL_RANK", "0")  # the first process of another host, before the processes have met
+    assert guard(raiser(InputError("no such file"))) == 2
+    assert capsys.readouterr().err == f"error: rank 1 on {platform.node()}: no such file\n"
     with pytest.raises(ValueError, match="a bug"):
         guard(raiser(ValueError("a bug")))
     with pytest.raises(BrokenPipeError):  # standard output is whole: a worker's pipe broke

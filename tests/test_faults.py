@@ -5,9 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import signal
+import socket
 import tarfile
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests import drawings
 from tests.forks import Forks
@@ -79,3 +83,62 @@ def test_a_run_goes_on_with_its_own_data_and_settings_or_says_what_differs(forks
     assert "57 rows instead of 56." in said
     assert [step for step, _ in losses(output)] == [1, 2, 3, 4]
     assert json.loads((output / "checkpoints" / "step-4" / "state.json").read_text())["rows"] == 57
+
+
+HOST = socket.gethostname()
+QUICK = {**TOLD, "steps": 2, "batch_size": 4}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return drawings.write("csv", tmp_path_factory.mktemp("drawings"))
+
+
+@pytest.mark.parametrize(
+    ("moment", "doing"),
+    [
+        ("opening", "opening data and model"),
+        pytest.param("export", "exporting the model", marks=pytest.mark.slow),
+        pytest.param("evaluation", "evaluating what was trained", marks=pytest.mark.slow),
+    ],
+)
+def test_a_rank_that_dies_before_or_after_training_is_named_with_what_it_did(
+    moment: str, doing: str, forks: Forks, data: str, tmp_path: Path
+) -> None:
+    config = {**QUICK, "data": data, "output": tmp_path / "run"}
+    first, second = forks.ranks("train", [{}, {"meet": (moment, 1)}], config=config, beat=0.2)
+    assert second.wait() == -signal.SIGKILL
+    assert first.wait(20) == 1
+    assert [line for line in first.said.splitlines() if "ank 1" in line or "Trace" in line] == [
+        f"error: Rank 0 of 2 on {HOST} can't go on, {doing}: rank 1 on {HOST} (pid {second.pid}, {doing}) is gone: "
+        "killed, or its host is down."
+    ]
+
+
+def test_a_rank_that_fails_after_training_is_named_with_its_error(forks: Forks, data: str, tmp_path: Path) -> None:
+    config = {**QUICK, "data": data, "output": tmp_path / "run"}
+    failing = {"meet": ("evaluation", 1), "number": signal.SIGFPE}
+    first, second = forks.ranks("train", [{}, failing], config=config, beat=0.2)
+    assert second.wait() == 1
+    assert "ZeroDivisionError" in second.said
+    assert first.wait(20) == 1
+    named = f"rank 1 on {HOST} (pid {second.pid}, evaluating what was trained) failed: ZeroDivisionError: of one rank."
+    assert f"can't go on, evaluating what was trained: {named}" in first.said
+    assert "Traceback" not in first.said
+
+
+@pytest.mark.parametrize("lacking", [0, 1])
+def test_what_is_wrong_on_one_rank_alone_is_said_once_and_all_end_with_it(
+    lacking: int, forks: Forks, data: str, tmp_path: Path
+) -> None:
+    """As where a host has not got the data."""
+    there = {**QUICK, "data": data, "output": tmp_path / "run"}
+    own = [{"config": {**there, "data": str(tmp_path / "none.csv")} if rank == lacking else there} for rank in (0, 1)]
+    children = forks.ranks("train", own, beat=0.2)
+    for child in children:
+        assert child.wait(20) == 2, child.said[-3000:]
+        assert "Traceback" not in child.said
+    name = f"rank 1 on {HOST}: " if lacking else ""
+    assert f"error: {name}No data '{tmp_path / 'none.csv'}': " in children[lacking].said
+    assert "error: " not in children[1 - lacking].said
+    assert not (tmp_path / "run").exists()

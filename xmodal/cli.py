@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import io
 import os
+import platform
 import re
 import shutil
 import sys
@@ -20,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 
 from xmodal import __version__
-from xmodal.errors import Failed, InputError, Stopped, nearest
+from xmodal.errors import Failed, InputError, SaidElsewhere, Stopped, nearest
 
 HELP = """\
 xmodal: contrastive learning across images and text
@@ -28,6 +29,7 @@ xmodal: contrastive learning across images and text
   xmodal train NAME [flags]    train a model; `xmodal train NAME --help` explains its flags
   xmodal eval NAME [flags]     score a model
   xmodal convert SPEC [flags]  a model for open_clip, transformers, sentence-transformers or onnxruntime
+  xmodal push SPEC ORG/NAME    a model and its card to the Hugging Face hub
   xmodal score A B [flags]     cosines of texts, of a table of pairs, of pictures and texts
   xmodal embed [flags]         many texts or pictures into a file or an index
   xmodal search INDEX QUERY    the nearest texts or pictures of an index
@@ -48,6 +50,7 @@ GROUPS = {"train": "recipe", "eval": "evaluation"}
 BUILT_IN_DATA = ("glyphs", "prose")
 MODEL_SPECS = {
     "FOLDER": "a run folder, such as runs/clip",
+    "hub:ORG/NAME[@REVISION]": "what `xmodal push` put on the Hugging Face hub",
     "small": "two small towers, trained from scratch",
     "open_clip:MODEL[/PRETRAINED]": "a model of open_clip, its weights random or pretrained",
     "open_clip:local-dir:PATH": "a model that open_clip saved",
@@ -67,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def guard(function: Callable[[], int | None]) -> int:
     """Run a main function; the exit status, with what went wrong in the user's input said in plain lines.
 
-    Of several processes the first speaks. A reader that went away (`| head`) ends the program without a word.
+    Of several processes one speaks. A reader that went away (`| head`) ends the program without a word.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -80,17 +83,31 @@ def guard(function: Callable[[], int | None]) -> int:
         if os.environ.get("RANK", "0") == "0":
             print(stopped, flush=True)
         return 0
-    except (InputError, Failed) as error:
-        if isinstance(error, Failed) or os.environ.get("RANK", "0") == "0":  # what failed may have failed on one alone
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        if _stdout_has_a_reader():  # then some other pipe broke, say a worker's, and that is a failure
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and not _stdout_has_a_reader():  # else some other pipe, say a worker's
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+            return 1
+        last = _last_word(error)
+        if not isinstance(last, InputError | Failed):
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
-        return 1
+        if not isinstance(last, SaidElsewhere):
+            print(f"error: {last}", file=sys.stderr, flush=True)
+        return 2 if isinstance(last, InputError) else 1
+
+
+def _last_word(error: Exception) -> Exception:
+    """What the user gets to see of an error, for which several processes ask each other once they have met."""
+    attendance = sys.modules.get("xmodal.attendance")
+    if attendance is not None and attendance.has_begun():
+        return attendance.last_word(error)
+    rank = os.environ.get("RANK", "0")
+    if rank == "0" or not isinstance(error, InputError):
+        return error
+    if os.environ.get("LOCAL_RANK", rank) != "0":  # what one host has is for the first of its processes to say
+        return SaidElsewhere(str(error))
+    return InputError(f"rank {rank} on {platform.node()}: {error}")
 
 
 def _stdout_has_a_reader() -> bool:
@@ -124,6 +141,10 @@ def _command(argv: list[str]) -> int | None:
             from xmodal.interop.convert import main as convert
 
             return convert(rest)
+        case ["push", *rest]:
+            from xmodal.interop.push import main as push
+
+            return push(rest)
         case ["embed" | "search" | "score" as command, *rest]:
             return importlib.import_module(f"xmodal.embedding.{command}").main(rest)
         case ["data", "inspect" | "check" | "pack" as what, *rest]:
@@ -142,8 +163,8 @@ def _command(argv: list[str]) -> int | None:
             else:
                 raise InputError(f"xmodal {command} takes no arguments; found {extra!r}.")
         case [unknown, *_]:
-            commands = ["train", "eval", "convert", "score", "embed", "search", "data", "list", "copy", "doctor"]
-            raise InputError(f"xmodal has no command {unknown!r}; {nearest(unknown, commands)}")
+            known = ["train", "eval", "convert", "push", "score", "embed", "search", "data", "list", "copy", "doctor"]
+            raise InputError(f"xmodal has no command {unknown!r}; {nearest(unknown, known)}")
 
 
 def _run(group: str, argv: list[str]) -> int | None:

@@ -1,5 +1,5 @@
 """Processes: gather with gradient, sums, and the one all-reduce of a step. The only file that knows ranks,
-beside `sharding`, where each process holds a part of the weights.
+beside `sharding`, where each process holds a part of the weights, and `attendance`, where one is missed.
 
 A loss is a sum of shares, one a process. Each process computes its share from its own rows and from rows that
 `gather` brought; the backward of `gather` and `reduce` sums what all processes say about them, so that every
@@ -12,7 +12,6 @@ Every process of the scope calls these functions in the same order, also with no
 
 from __future__ import annotations
 
-import atexit
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,16 +24,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from xmodal.errors import Failed, InputError, Stopped, nearest
-from xmodal.presence import GOING, Presence
+from xmodal import attendance
+from xmodal.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-TIMEOUT = 600  # seconds, as torch has it for NCCL
-FIRST_STEP = 1800  # the same until a step is done: weights are fetched, kernels compiled, tables read
-
-_presence: Presence | None = None
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
 
 
@@ -317,91 +312,11 @@ def wait() -> None:
         dist.barrier()
 
 
-@contextmanager
-def losses_named() -> Iterator[None]:
-    """Inside, a call that fails because another process is gone raises Failed, which says which one, where and when."""
-    if _presence is None:
-        yield
-        return
-    _presence.state = GOING
-    try:
-        yield
-    except (Exception, KeyboardInterrupt) as error:
-        text = f"{error}".strip().partition("\n")[0]
-        of_connection = isinstance(error, dist.DistError) or "/gloo/" in text
-        if of_connection and isinstance(error, RuntimeError):
-            problem = text.rpartition("] ")[2].partition(". ")[0]  # without the place in torch's source, and guesses
-            raise Failed(_presence.account(f"{problem}.")) from error
-        if not isinstance(error, Stopped):
-            _presence.state = f"{type(error).__name__}: {text}"
-        raise
-
-
-def at(step: int) -> None:
-    """Say that so many steps are done; after the first one here, others are waited for no longer than the timeout."""
-    if _presence is not None:
-        if _presence.first is None:
-            _presence.first = step
-        elif _presence.step == _presence.first:
-            _wait_at_most(_presence.timeout)
-        _presence.step = step
-
-
-def _store() -> Any:
-    """The launcher's store by a connection of its own, under names of this attempt."""
-    # Only of one machine's launcher do all processes know how often they were restarted (pytorch/pytorch#135712); that
-    # of several makes a new store each time.
-    attempt = _attempt() if os.environ.get("GROUP_WORLD_SIZE", "1") == "1" else 0
-    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
-        *address, is_master=False, timeout=timedelta(seconds=60)
-    )
-    return dist.PrefixStore(f"xmodal/{attempt}", store)  # pyright: ignore[reportPrivateImportUsage]
-
-
-def _attempt() -> int:
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-
-
-def _join_again() -> None:
-    """After a restart on one machine, join the other processes under names of this attempt.
-
-    With its default rendezvous torchrun keeps one store, which still holds what the processes before told each other,
-    and torch 2.14 reads that: addresses at which nobody listens (rendezvous.py, `_create_c10d_store`).
-    """
-    kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and os.environ.get("GROUP_WORLD_SIZE") == "1"
-    if kept and _attempt() and not dist.is_initialized():
-        dist.init_process_group(
-            "nccl" if torch.cuda.is_available() else "gloo",
-            store=_store(),
-            rank=int(os.environ["RANK"]),
-            world_size=int(os.environ["WORLD_SIZE"]),
-            timeout=timedelta(seconds=FIRST_STEP),
-        )
-
-
-def _attend(timeout: float) -> None:
-    global _presence
-    if not dist.is_initialized():
-        return
-    if _presence is None:
-        _presence = Presence(dist.get_rank(), dist.get_world_size(), timeout, _store())
-        atexit.register(_presence.end)
-        dist.barrier()  # so that each finds the first sign of all
-    _presence.timeout, _presence.first = timeout, None
-    _wait_at_most(max(timeout, FIRST_STEP))
-
-
-def _wait_at_most(seconds: float) -> None:
-    change: Any = getattr(dist, "set_timeout", None)  # which older versions of torch have under another name
-    (change or dist.distributed_c10d._set_pg_timeout)(timedelta(seconds=seconds))
-
-
 def start(
     precision: str = "auto",
     track: Iterable[str] = (),
     folder: str | os.PathLike[str] | None = None,
-    timeout: float = TIMEOUT,
+    timeout: float = attendance.TIMEOUT,
 ) -> Accelerator:
     """Accelerate's device, launch, autocast, clipping and trackers; nothing of it wraps the model.
 
@@ -418,14 +333,14 @@ def start(
     for name in track:
         if name not in known:
             raise InputError(f"accelerate has no tracker {name!r}; {nearest(name, known)}")
-    _join_again()
+    attendance.join_again()
     bf16 = precision == "bf16" or (precision == "auto" and computes_bf16())
     accelerator = Accelerator(
         cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),  # or it starts no processes there
         mixed_precision="bf16" if bf16 else "no",
         log_with=list(track) or None,
         project_config=ProjectConfiguration(str(folder or "."), logging_dir=os.path.join(folder or ".", "trackers")),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=max(timeout, FIRST_STEP)))],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=max(timeout, attendance.FIRST_STEP)))],
     )
     promised = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != promised:
@@ -433,7 +348,7 @@ def start(
             f"The launcher promised {promised} processes, {accelerator.num_processes} came up. "
             "On a CPU start them with: torchrun --nproc_per_node N -m xmodal.train.NAME"
         )
-    _attend(timeout)
+    attendance.begin(timeout)
     return accelerator
 
 

@@ -13,6 +13,10 @@ class InputError(Exception):
     """
 
 
+class SaidElsewhere(InputError):
+    """Input that another process found wrong, and told the user; this one ends with it and has nothing to add."""
+
+
 class BadSample(Exception):
     """One sample cannot be read. `reason` is a short fixed word (it is counted), the message says more."""
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 
-from xmodal import checkpoint, distributed, sharding, stopping
+from xmodal import attendance, checkpoint, distributed, sharding, stopping
 from xmodal.data.batches import Quarantine, Steps
 from xmodal.data.workers import deaths_named, loader
 from xmodal.encoders.depth import blocks
@@ -45,7 +45,7 @@ class Setting:
 
 
 @stopping.watched()
-@distributed.losses_named()
+@attendance.losses_named()
 @deaths_named()
 def fit(
     method: Method,
@@ -96,10 +96,12 @@ def fit(
             "skipped_steps": skipped_steps,
             "evaluation_due": evaluation_due,
         }
+        attendance.doing("saving a checkpoint")
         checkpoint.save(log.folder, step, method, opt, state)
 
     def judge(step: int) -> None:
         if evaluate is not None:
+            attendance.doing("evaluating")
             method.eval()
             log.event(step, **evaluate())
 
@@ -107,10 +109,10 @@ def fit(
     log.begin(start, setting.steps, data.global_batch)
     if resume is not None and resume.state.get("evaluation_due"):
         judge(start)
+    attendance.at(start)
     began = time.perf_counter()
     for step, batch, skipped in loader(data, start, setting.steps, setting.workers, log.warn):
         progress = Progress(step, setting.steps, data.steps_per_epoch, data.global_batch)
-        distributed.at(step)
         method.train()
         if micro_batch == "auto":
             micro_batch = largest_slice(method, batch, device, accelerator.autocast)
@@ -171,6 +173,7 @@ def fit(
             raise Stopped(f"Stopped after step {done} of {setting.steps}. With --resume it goes on.")
         if setting.save_every and done % setting.save_every == 0 and not last:
             save(done)
+        attendance.at(done)
         began = time.perf_counter()
     log.end()
     if start < setting.steps:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from xmodal import checkpoint, distributed
+from xmodal import attendance, checkpoint, distributed
 from xmodal import config as configuration
 from xmodal.data.batches import Batches, Quarantine, Steps, Trained
 from xmodal.data.source import Source
@@ -184,10 +184,12 @@ class Run:
             evaluate=(lambda: {n: s["value"] for n, s in evaluate().scores.items()}) if evaluate else None,
             resume=self.resume,
         )
+        attendance.doing("exporting the model")
         exported = method.export()  # on every process, for of sharded towers each has a part
         if distributed.is_first():
             exported.save(self.folder)
         distributed.wait()
+        attendance.doing("evaluating what was trained")
 
     def finish(
         self, now: Evaluation, before: Evaluation | None = None, scan: dict[float, Scores] | None = None
@@ -200,6 +202,7 @@ class Run:
         from xmodal.report.evaluated import Before
         from xmodal.report.page import write_page
 
+        attendance.doing("writing scores and report")
         protocol, scores = now.protocol, now.scores
         if distributed.is_first():
             more = {"before training": before.scores if before else None, "scan": scan}
@@ -241,6 +244,7 @@ def begin(name: str, config: configuration.Shared) -> Run:
     """Start the processes and claim the folder. Raises InputError for a folder in use."""
     folder = Path(config.output or Path("runs") / name)
     accelerator = distributed.start(config.precision, config.track, folder, config.timeout)
+    attendance.doing("opening data and model")
     resume = checkpoint.claim(folder, config.resume)
     distributed.wait()  # a folder is looked at by all before the first writes into it
     torch.manual_seed(config.seed)
