@@ -52,6 +52,25 @@ def shuffle(positions: np.ndarray, n: int, seed: int, epoch: int, stream: int = 
     return rows.astype(np.int64)
 
 
+def shuffle_each(places: np.ndarray, sizes: np.ndarray, numbers: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """Places (b,), each in range(sizes) (b,) -> (b,): for each of the numbers (b,) a bijection of its own.
+
+    As `shuffle`, where many small shuffles are asked for at once, each for a few places.
+    """
+    half = np.maximum(1, (np.frexp(sizes - 1)[1] + 1) // 2).astype(np.uint64)  # frexp's exponent: bits, of up to 2⁵³
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    keys = _mix(np.uint64(key(WITHIN, seed, epoch)) ^ _mix(numbers.astype(np.uint64)))  # (b,)
+    found = places.astype(np.uint64)
+    rest = np.arange(len(places))  # what is outside still
+    while len(rest):
+        left, right = found[rest] >> half[rest], found[rest] & mask[rest]
+        for r in range(_ROUNDS):
+            left, right = right, left ^ (_mix(right ^ _mix(keys[rest] ^ np.uint64(r))) & mask[rest])
+        found[rest] = (left << half[rest]) | right
+        rest = rest[found[rest] >= sizes[rest].astype(np.uint64)]
+    return found.astype(np.int64)
+
+
 def steps_per_epoch(n: int, batch: int) -> int:
     """Whole global batches in n rows; the rows left over change from epoch to epoch.
 
