@@ -28,7 +28,7 @@ NEEDED = (  # what a run imports on its way
     *("torch.distributed.launcher.api", "torch.distributed.run", "torchvision", "transformers", "yaml"),
     *("xmodal.evaluators.embed", "xmodal.evaluators.evaluate", "xmodal.report.page", "xmodal.train.clip"),
     *("xmodal.data.hf_pictures", "xmodal.data.shards", "xmodal.data.table", "xmodal.encoders.small"),
-    *("tests.attacks", "tests.children"),
+    *("tests.attacks", "tests.children", "tests.stream_children"),
 )
 
 
