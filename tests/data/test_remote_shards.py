@@ -61,7 +61,7 @@ class Server:
                 self._answer(body=True)
 
             def _answer(self, body: bool) -> None:
-                path = folder / self.path.lstrip("/")
+                path = folder / self.path.partition("?")[0].lstrip("/")
                 part = re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
                 server.asked.append(f"{self.command} {self.path} {part[0] if part else ''}".strip())
                 if server.broken > 0 and body:

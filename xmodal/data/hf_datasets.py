@@ -1,7 +1,8 @@
 """Rows of a Hugging Face dataset: of the hub, or of a local folder in the hub's form.
 
 Spec: `hf-dataset:ORG/NAME_OR_FOLDER[@REVISION]`, a configuration after a comma: `hf-dataset:mteb/stsbenchmark-sts`,
-`hf-dataset:nyu-mll/glue,stsb`. Datasets with code of their own are not run.
+`hf-dataset:nyu-mll/glue,stsb`. Datasets with code of their own are not run. With `,streaming` behind it pictures are
+not downloaded first; see `xmodal.data.table_names`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 from xmodal.errors import InputError, nearest
 
 PREFIX = "hf-dataset:"
+STREAMING = ("streaming", "streaming=true")  # as `datasets` calls it; in lower case
 FILES = {".parquet": "parquet", ".arrow": "arrow"}
 
 
@@ -20,6 +22,8 @@ def open_dataset(spec: str, split: str) -> Any:
     """A `datasets.Dataset` of one split. Raises InputError for what can't be opened and for an unknown split."""
     import datasets
 
+    if is_streamed(spec):
+        raise InputError(f"{spec}: only pictures are streamed. Without ',{STREAMING[0]}' it is downloaded once.")
     name, configuration, revision = _parts(spec)
     shown = datasets.utils.logging.is_progress_bar_enabled()
     datasets.utils.logging.disable_progress_bar()
@@ -79,6 +83,19 @@ def is_dataset(spec: str) -> bool:
         return False
     inside = [*os.listdir(spec), *(os.listdir(data) if os.path.isdir(data := os.path.join(spec, "data")) else [])]
     return any(name in ("state.json", "dataset_dict.json") or _suffix(name) in FILES for name in inside)
+
+
+def is_streamed(spec: str) -> bool:
+    """Whether it asks for a dataset of the hub to be read without a download."""
+    return spec.startswith(PREFIX) and spec.rpartition(",")[2].lower() in STREAMING
+
+
+def streamed(spec: str) -> tuple[str, str | None, str | None]:
+    """Name, configuration and revision of one that is. Raises InputError for what lies here."""
+    found = _parts(spec.rpartition(",")[0])
+    if os.path.exists(found[0]):
+        raise InputError(f"{found[0]} lies here and is mapped, not streamed: leave ',{STREAMING[0]}' away.")
+    return found
 
 
 def splits_of_dataset(spec: str) -> list[str]:

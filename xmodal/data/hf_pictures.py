@@ -38,25 +38,35 @@ class HfPictures:
     def __init__(self, name: str, dataset: Any, columns: Columns) -> None:
         import datasets
 
+        self._name_columns(name, dataset, columns)
+        if isinstance(dataset.features[self._image], datasets.Image):
+            dataset = dataset.cast_column(self._image, datasets.Image(decode=False))
+        self._pictures = dataset.select_columns([self._image])
+        self._look_through(dataset)
+        self.photographs = mostly_photographs(self.file(row) for row in range(min(64, len(self))))
+
+    def _name_columns(self, name: str, dataset: Any, columns: Columns) -> None:
+        """Which columns of a dataset are pictures and captions; its rows don't count here."""
+        import datasets
+
         self.name = name
-        self._image = find_column(name, dataset, columns.image, IMAGE_NAMES, is_picture, "pictures", "--image-column")
+        self._image = image_column(name, dataset, columns.image)
         self._texts = _caption_columns(name, dataset, columns.caption)
         self._classes = {
             column: [told.replace("_", " ") for told in dataset.features[column].names]
             for column in self._texts
             if isinstance(dataset.features[column], datasets.ClassLabel)
         }
-        if isinstance(dataset.features[self._image], datasets.Image):
-            dataset = dataset.cast_column(self._image, datasets.Image(decode=False))
-        self._pictures = dataset.select_columns([self._image])
+
+    def _look_through(self, dataset: Any) -> None:
+        """Which rows have captions, and which have one picture."""
         self._captions = dataset.select_columns(self._texts)
         told = np.array([bool(texts) for block in blocks(len(dataset)) for texts in self._of(block)], dtype=bool)
         self._rows = np.flatnonzero(told)
         self.dropped: Mapping[str, int] = {"no caption": int((~told).sum())}
         if not len(self):
-            raise InputError(f"{name} has no row with a picture and a caption.")
+            raise InputError(f"{self.name} has no row with a picture and a caption.")
         self.image_id = np.array([stable_id(one) for one in _ids(dataset, self._rows)], dtype=np.int64)
-        self.photographs = mostly_photographs(self.file(row) for row in range(min(64, len(self))))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -132,8 +142,18 @@ def splits_by_name(spec: str) -> dict[str, str]:
     return {split_of(name): name for name in splits_of_dataset(spec)}
 
 
+def image_column(name: str, dataset: Any, named: str | None) -> str:
+    """The column of pictures. Raises InputError where it can't be told."""
+    return find_column(name, dataset, named, IMAGE_NAMES, is_picture, "pictures", "--image-column")
+
+
+def id_column(dataset: Any) -> str | None:
+    """The column that says which rows have one picture, if there is one."""
+    return next((name for name in dataset.column_names if name.lower() in ID_NAMES), None)
+
+
 def _ids(dataset: Any, rows: np.ndarray) -> Iterator[str]:
-    named = next((name for name in dataset.column_names if name.lower() in ID_NAMES), None)
+    named = id_column(dataset)
     if named is None:
         return (f"row {row}" for row in rows.tolist())
     values = dataset.select_columns([named]).with_format("arrow")[:][named]

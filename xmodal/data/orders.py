@@ -69,6 +69,11 @@ class Windowed:
         at = np.searchsorted(ends, places, side="right")
         return self.first[shards[at]] + places - (ends[at] - self.sizes[shards[at]])
 
+    def of(self, rows: np.ndarray) -> Windowed:
+        """The order of some of the rows (n,), which are sorted; they are numbered from 0."""
+        shards = np.searchsorted(self.first + self.sizes, rows, side="right")
+        return Windowed(np.bincount(shards, minlength=len(self.sizes)), self.window)
+
 
 class Mixed:
     """Several sources, of which an epoch has round(weight · n) rows each, spread evenly over it.

@@ -18,9 +18,11 @@ from PIL import Image
 
 from xmodal.data.decode import Decoder
 from xmodal.data.hf_datasets import is_dataset
+from xmodal.data.orders import order_of
 from xmodal.data.shard_names import is_shards
 from xmodal.data.source import Columns, open_source
 from xmodal.data.stable_id import stable_id
+from xmodal.data.table_names import is_tables
 from xmodal.errors import BadSample, InputError
 
 NONE = -1  # the label of a picture that has none
@@ -67,6 +69,7 @@ class OfSource:
         self.source, self.name, self.photographs = source, source.name, source.photographs
         self.labels, self.classes = labels, classes or []
         self.order = getattr(source, "order", None)  # how it is best read; see `orders`
+        self.remote = getattr(source, "remote", False)  # and by which workers
 
     @property
     def dropped(self) -> Mapping[str, int]:
@@ -94,6 +97,9 @@ class Part:
         self.whole, self.rows, self.name = whole, rows, name or whole.name
         self.photographs, self.classes = whole.photographs, whole.classes
         self.labels = None if whole.labels is None else whole.labels[rows]
+        of_rows = getattr(order_of(whole), "of", None)  # where all at random isn't how the whole is best read
+        self.order = of_rows(rows) if of_rows and (np.diff(rows) > 0).all() else None
+        self.remote = getattr(whole, "remote", False)
 
     @property
     def dropped(self) -> Mapping[str, int]:
@@ -119,6 +125,10 @@ def open_pictures(spec: str, split: str | None = None, columns: PictureColumns |
     columns = columns or PictureColumns()
     if spec.partition("/")[0] == "glyphs" and not os.path.exists(spec):
         return _glyphs(spec)
+    if is_tables(spec):
+        from xmodal.data.streamed_pictures import open_streamed_pictures
+
+        return open_streamed_pictures(spec, split, columns)
     if is_shards(spec):
         return OfSource(open_source(spec, split, Columns(image=columns.image, split=columns.split)))
     if is_dataset(spec):

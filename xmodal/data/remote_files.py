@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,6 +20,7 @@ T = TypeVar("T")
 PROTOCOLS = ("https", "http", "s3", "gs", "gcs", "hf", "az", "abfs", "file", "memory")
 TRIES = 4
 PAUSE = 0.5  # seconds before the second try, twice that before the third …
+AT_ONCE = 8  # ranges, of a file system that doesn't fetch several by itself
 READ_AHEAD = 8_000_000  # bytes, where a file is read from end to end
 # What tells one state of a file from another of the same size, by the names that file systems have for it.
 TAGS = (
@@ -124,20 +126,39 @@ def read_ranges(ranges: Sequence[Range]) -> list[bytes]:
     raise Failed(f"Can't read {problem}, after {TRIES} tries.")
 
 
-def cache_folder() -> Path:
-    """Where indexes of remote shards are kept: ~/.cache/xmodal/shards, or in XDG_CACHE_HOME."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "xmodal", "shards")
+def cache_folder(what: str = "shards") -> Path:
+    """Where something of what is far away is kept, such as indexes of shards: ~/.cache/xmodal/shards, or in
+    XDG_CACHE_HOME.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "xmodal", what)
 
 
 def _fetched(ranges: Sequence[Range]) -> list[Any]:
     """For each its bytes, or the exception instead."""
     client = _client(ranges[0].address)
+    if not getattr(client, "async_impl", False):
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(lambda one: _exactly(client, one), ranges))
     paths = [_path(one.address) for one in ranges]
     ends = [one.offset + one.size for one in ranges]
     try:
         return client.cat_ranges(paths, [one.offset for one in ranges], ends, on_error="return")
     except Exception as error:  # the connection itself; what is wrong with one range comes as its value
         return [error] * len(ranges)
+
+
+def _exactly(client: Any, one: Range) -> Any:
+    """As above, of a file system that would fetch one range after another, each with a block of what follows it.
+
+    The size that is passed on saves asking for the file's.
+    """
+    end = one.offset + one.size
+    try:
+        with client.open(_path(one.address), block_size=READ_AHEAD, cache_type="none", size=end) as file:
+            file.seek(one.offset)
+            return file.read(one.size)
+    except Exception as error:  # as with those that fetch at once
+        return error
 
 
 def _problem(told: Any, size: int) -> str:

@@ -14,6 +14,7 @@ from PIL import Image
 from xmodal.data.decode import Decoder
 from xmodal.data.hf_datasets import is_dataset
 from xmodal.data.shard_names import is_shards, shard_names, shard_splits
+from xmodal.data.table_names import is_tables, table_files, table_splits
 from xmodal.errors import BadSample, InputError, nearest
 
 BUILT_IN = ("glyphs",)
@@ -66,7 +67,7 @@ def open_source(
     spec: str, split: str | None = None, columns: Columns | None = None, weights: Sequence[float] = ()
 ) -> Source:
     """A data spec: a built-in name, with /TEST for its tests, a file or folder of a form in `xmodal.data.forms`, tar
-    shards here or at an address, a dataset; or several with :: between.
+    shards here or at an address, parquet at one, a dataset; or several with :: between.
 
     split: the rows of that split; None takes all.
     weights: for each of several, of how many times its rows an epoch has; if not given, they all have 1.
@@ -81,6 +82,10 @@ def open_source(
         if test and test not in TESTS:
             raise InputError(f"glyphs has no test {test!r}; {nearest(test, TESTS)}")
         return Glyphs(test or "train")
+    if is_tables(spec):
+        from xmodal.data.streamed_pictures import open_streamed_pairs
+
+        return open_streamed_pairs(spec, split, columns or Columns())
     if is_shards(spec):
         from xmodal.data.shards import Shards
 
@@ -98,7 +103,8 @@ def open_source(
 
 def _is_mixture(spec: str, weights: Sequence[float] = ()) -> bool:
     """Whether it is of several sources; tar shards without weights are one."""
-    return bool(weights) or ("::" in spec and not is_shards(spec))
+    parts = spec.split("::")
+    return bool(weights) or (len(parts) > 1 and (any(map(is_tables, parts)) or not is_shards(spec)))
 
 
 def _open_mixture(spec: str, split: str | None, columns: Columns | None, weights: Sequence[float]) -> Source:
@@ -147,6 +153,8 @@ def splits(spec: str, columns: Columns | None = None) -> list[str]:
     if _is_mixture(spec):
         inside = [splits(part, columns) for part in spec.split("::")]
         return list(dict.fromkeys(split for found in inside for split in found or ["train"])) if any(inside) else []
+    if is_tables(spec):
+        return table_splits(spec)
     if is_shards(spec):
         return shard_splits(spec)
     if is_dataset(spec):
@@ -172,6 +180,9 @@ def form_of(spec: str, columns: Columns | None = None) -> str:
         return "built in"
     if _is_mixture(spec):
         return " and ".join(form_of(part, columns) for part in spec.split("::"))
+    if is_tables(spec):
+        n = len(table_files(spec)[0])
+        return f"parquet at an address, {n:,} files" if n > 1 else "one parquet file at an address"
     if is_shards(spec):
         n = len(shard_names(spec))
         return f"tar shards, {n:,} of them" if n > 1 else "one tar shard"

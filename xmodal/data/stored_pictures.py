@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from xmodal.data.dataset_columns import blocks, find_column, is_picture, picture_file
+from xmodal.data.dataset_columns import blocks, picture_file
 from xmodal.data.decode import Decoder, decode_each, mostly_photographs
-from xmodal.data.delimited import IMAGE_NAMES
 from xmodal.data.hf_datasets import open_dataset
-from xmodal.data.hf_pictures import splits_by_name
+from xmodal.data.hf_pictures import image_column, splits_by_name
 from xmodal.data.labelled import LABEL_NAMES
 from xmodal.data.pictures import NONE, PictureColumns
 from xmodal.data.reading import each
@@ -32,10 +31,10 @@ class StoredPictures:
         import datasets
 
         self.name, self.dropped = name, {}
-        self._image = find_column(name, dataset, columns.image, IMAGE_NAMES, is_picture, "pictures", "--image-column")
+        self._image = image_column(name, dataset, columns.image)
         if not len(dataset):
             raise InputError(f"{name} has no rows.")
-        self.labels, self.classes = _labels(name, dataset, columns.label)
+        self.labels, self.classes = labels_in(dataset, label_column(name, dataset, columns.label))
         if isinstance(dataset.features[self._image], datasets.Image):
             dataset = dataset.cast_column(self._image, datasets.Image(decode=False))
         self._pictures = dataset.select_columns([self._image])
@@ -72,21 +71,27 @@ def open_stored_pictures(spec: str, split: str | None, columns: PictureColumns) 
     return StoredPictures(f"{spec}:{split}" if split else spec, open_dataset(spec, named), columns)
 
 
-def _labels(name: str, dataset: Any, named: str | None) -> tuple[np.ndarray | None, list[str]]:
-    """The classes of rows (n,), and their names: a column of ClassLabels, or one of numbers or words."""
+def label_column(name: str, dataset: Any, named: str | None) -> str | None:
+    """The column of classes, if there is one: of ClassLabels, or of numbers or words under a usual name."""
     import datasets
 
     if named is not None and named not in dataset.column_names:
         raise InputError(f"{name} has no column {named!r}; it has {', '.join(dataset.column_names)}.")
-    features = dataset.features
     usual = [c for word in NAMES for c in dataset.column_names if c.lower() == word]
-    marked = [c for c in dataset.column_names if isinstance(features[c], datasets.ClassLabel)]
-    column = named or next(iter([*(c for c in usual if c in marked), *marked, *usual]), None)
+    marked = [c for c in dataset.column_names if isinstance(dataset.features[c], datasets.ClassLabel)]
+    return named or next(iter([*(c for c in usual if c in marked), *marked, *usual]), None)
+
+
+def labels_in(dataset: Any, column: str | None) -> tuple[np.ndarray | None, list[str]]:
+    """The classes of rows (n,) by a column, and their names."""
+    import datasets
+
     if column is None:
         return None, []
     cells = dataset.select_columns([column]).with_format("arrow")[:][column].to_pylist()
-    if isinstance(features[column], datasets.ClassLabel):
-        classes = [told.replace("_", " ") for told in features[column].names]
+    feature = dataset.features[column]
+    if isinstance(feature, datasets.ClassLabel):
+        classes = [told.replace("_", " ") for told in feature.names]
         return np.array([NONE if cell is None or cell < 0 else cell for cell in cells], dtype=np.int64), classes
     kinds = sorted({cell for cell in cells if cell is not None})
     number = {kind: i for i, kind in enumerate(kinds)} | {None: NONE}

@@ -1,0 +1,475 @@
+"""Parquet far away: the rows of the downloaded data, each row group fetched once for a host, failures that say so."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import fsspec
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from tests.data.hub import Hub
+from tests.data.test_hf_pictures import png
+from tests.data.test_remote_shards import Server
+from tests.forks import Forks
+from tests.stream_children import numbers, red
+from xmodal.data import remote_files, row_groups, table_names
+from xmodal.data.batches import Batches
+from xmodal.data.pictures import PictureColumns, hold_out, open_parts, open_pictures
+from xmodal.data.source import Columns, form_of, open_pairs, open_source, splits
+from xmodal.data.workers import loader
+from xmodal.errors import BadSample, Failed, InputError
+
+KINDS = ["cat", "hot_dog"]
+GROUP = 4  # rows
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setattr(remote_files, "PAUSE", 0.0)
+    monkeypatch.setattr(row_groups, "WINDOW", 1)  # bytes: so FEWEST row groups
+    table_names._found.cache_clear()
+    yield tmp_path / "cache" / "xmodal"
+    table_names._found.cache_clear()
+
+
+def table(path: Path, values: range, captions: list[Any] | None = None, **more: Any) -> Path:
+    """Rows in groups of GROUP: a picture as red as its value, a caption that ends with it, a class."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    told = {"image": [{"bytes": png(value), "path": None} for value in values]}
+    told |= {"caption": captions or [f"number {value}" for value in values], "label": [value % 2 for value in values]}
+    rows = datasets.Dataset.from_dict({**told, **more}).cast_column("image", datasets.Image())
+    rows.cast_column("label", datasets.ClassLabel(names=KINDS)).to_parquet(path, batch_size=GROUP)
+    return path
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """48 rows in two files of train, 8 of validation."""
+    table(tmp_path / "www" / "train-0.parquet", range(24))
+    table(tmp_path / "www" / "train-1.parquet", range(24, 48))
+    table(tmp_path / "www" / "validation-0.parquet", range(48, 56))
+    found = Server(tmp_path / "www")
+    yield found
+    found.http.shutdown()
+    found.http.server_close()
+
+
+def pictures_asked(server: Server, folder: Path) -> Counter[tuple[str, int]]:
+    """How often each row group's pictures were fetched, by file and number."""
+    places = {}
+    for path in folder.glob("*.parquet"):
+        footer = pq.read_metadata(path)
+        for number in range(footer.num_row_groups):
+            column = footer.row_group(number).column(0)
+            start = column.dictionary_page_offset or column.data_page_offset
+            places[f"/{path.name}", start, start + column.total_compressed_size] = (path.name, number)
+    found = Counter[tuple[str, int]]()
+    for one in server.asked:
+        method, path, *part = one.split()
+        if method == "GET" and part and (match := re.fullmatch(r"bytes=(\d+)-(\d+)", part[0])):
+            place = places.get((path, int(match[1]), int(match[2]) + 1))
+            found.update([place] if place else [])
+    return found
+
+
+def told(source: Any) -> list[list[str]]:
+    return [list(source.texts(row)) for row in range(len(source))]
+
+
+def reds(source: Any, rows: Any) -> list[int]:
+    return [int(np.asarray(picture)[0, 0, 0]) for picture in source.images(np.array(rows))]
+
+
+def batches(source: Any, batch: int = 6, part: tuple[int, int] | None = None) -> Batches:
+    part = part or (0, batch)
+    return Batches(source, batch=batch, part=part, seed=0, prepare_images=red, tokenize=numbers)
+
+
+@pytest.mark.parametrize("form", ["pattern", "star", "folder", "https with a query"])
+def test_rows_captions_and_classes_are_those_of_the_downloaded_data(form: str, server: Server, tmp_path: Path) -> None:
+    www = tmp_path / "www"
+    spec = {
+        "pattern": f"{server.address}/train-{{0..1}}.parquet",
+        "star": f"file://{www}/train-*.parquet",
+        "folder": f"file://{www}",
+        "https with a query": f"{server.address}/train-0.parquet?download=true",
+    }[form]
+    (tmp_path / "local").mkdir()
+    n = 24 if "query" in form else 48
+    (tmp_path / "local" / "train-0.parquet").write_bytes((www / "train-0.parquet").read_bytes())
+    if n == 48:
+        (tmp_path / "local" / "train-1.parquet").write_bytes((www / "train-1.parquet").read_bytes())
+    local, source = open_source(str(tmp_path / "local"), "train"), open_source(spec, "train")
+    assert told(source) == told(local)
+    assert reds(source, [n - 1, 0, 5]) == [n - 1, 0, 5]
+    assert (source.photographs, source.dropped) == (local.photographs, local.dropped)
+    assert source.key(n - 3) == f"train-{n // 24 - 1}.parquet, row 21"
+    pictures, ours = open_pictures(spec, "train"), open_pictures(str(tmp_path / "local"), "train")
+    assert pictures.classes == ours.classes == ["cat", "hot dog"]
+    assert pictures.labels is not None
+    assert pictures.labels.tolist() == [row % 2 for row in range(n)]
+    assert reds(pictures, [2, n - 2]) == [2, n - 2]
+    assert "parquet" in form_of(spec)
+
+
+def test_splits_are_in_the_names_of_files(server: Server, tmp_path: Path) -> None:
+    folder = f"file://{tmp_path / 'www'}"
+    assert splits(folder) == ["train", "val"]
+    train, tests = open_pairs(folder, None)
+    assert (len(train), {name: told(test)[0] for name, test in tests.items()}) == (48, {"val": ["number 48"]})
+    images, judged = open_parts(folder, None, 0.1)
+    assert (len(images), judged and len(judged)) == (48, 8)
+    with pytest.raises(InputError, match=r"no split 'test'; there are: train, val"):
+        open_source(folder, "test")
+    table(tmp_path / "mixed" / "a.parquet", range(3))
+    table(tmp_path / "mixed" / "test.parquet", range(3, 5))
+    assert splits(f"file://{tmp_path / 'mixed'}") == []  # one file doesn't say, so all are one
+    assert len(open_source(f"file://{tmp_path / 'mixed'}")) == 5
+    both = open_source(f"{folder}/train-0.parquet::{server.address}/train-1.parquet", None, None, [1, 2])
+    assert len(both) == 48
+    assert told(both)[24] == ["number 24"]
+
+
+def test_an_epoch_fetches_each_row_group_once_and_the_next_none(server: Server, tmp_path: Path) -> None:
+    source = open_source(f"{server.address}/train-{{0..1}}.parquet")
+    asked = sum("GET" in one for one in server.asked)
+    assert asked < 8  # footers, captions, the first pictures
+    data = batches(source)
+    seen = [value for step in range(8) for value in data[step][0]["text"].flatten().tolist()]
+    assert sorted(seen) == list(range(48))
+    assert seen != sorted(seen)
+    fetched = pictures_asked(server, tmp_path / "www")
+    assert len(fetched) == 12
+    assert sum(fetched.values()) <= 13  # the first is looked into before, which is as much as all of so small a one
+    server.asked.clear()
+    other = batches(open_source(f"{server.address}/train-{{0..1}}.parquet"))  # another run: all is here
+    assert sorted(value for step in range(8, 16) for value in other[step][0]["text"].flatten().tolist()) == seen_once()
+    assert sum("GET" in one for one in server.asked) == 1  # to look into it
+
+
+def seen_once() -> list[int]:
+    return list(range(48))
+
+
+def test_processes_of_a_host_share_what_they_fetch(
+    server: Server, tmp_path: Path, own_cache: Path, forks: Forks
+) -> None:
+    """One process; three that take steps in turn, as workers do; two that take a part of each, as ranks do."""
+    spec = f"{server.address}/train-{{0..1}}.parquet"
+
+    def read(name: str, shares: list[tuple[list[int], tuple[int, int]]]) -> list[dict[str, list[int]]]:
+        cache, files = tmp_path / f"cache of {name}", [tmp_path / f"{name} {i}.json" for i in range(len(shares))]
+        server.asked.clear()
+        children = [
+            forks.start(
+                "stream_children.read_steps",
+                *({"XDG_CACHE_HOME": str(cache)},),
+                **{"spec": spec, "output": file, "steps": steps, "part": part, "window": 1, "cache": str(cache)},
+            )
+            for file, (steps, part) in zip(files, shares, strict=True)
+        ]
+        for child in children:
+            assert child.wait() == 0, child.said[-3000:]
+        fetched = pictures_asked(server, tmp_path / "www")
+        assert len(fetched) == 12
+        assert {number: n for number, n in fetched.items() if n > 1}.keys() <= {("train-0.parquet", 0)}
+        footers = [one for one in server.asked if one.startswith("GET") and "bytes=0-" in one]
+        assert len(footers) == 2
+        return [json.loads(file.read_text()) for file in files]
+
+    whole = read("one", [(list(range(8)), (0, 6))])[0]
+    workers = read("workers", [(list(range(i, 8, 3)), (0, 6)) for i in range(3)])
+    assert {step: rows for one in workers for step, rows in one.items()} == whole
+    first, second = read("ranks", [(list(range(8)), (0, 3)), (list(range(8)), (3, 6))])
+    assert {step: first[step] + second[step] for step in first} == whole
+
+
+def test_a_resume_fetches_the_row_groups_of_its_window_alone(server: Server, tmp_path: Path) -> None:
+    spec = f"{server.address}/train-{{0..1}}.parquet"
+    whole = batches(open_source(spec), batch=2)
+    wanted = whole[20][0]["text"].flatten().tolist()
+    for path in (tmp_path / "cache" / "xmodal" / "spool").iterdir():
+        path.unlink()
+    data = batches(open_source(spec), batch=2)
+    data.order.tell = lambda groups: None  # pyright: ignore[reportAttributeAccessIssue]
+    server.asked.clear()
+    assert data[20][0]["text"].flatten().tolist() == wanted
+    assert {name for name, _ in pictures_asked(server, tmp_path / "www")}
+    assert len(pictures_asked(server, tmp_path / "www")) <= 2  # of two rows
+
+
+def test_what_comes_next_is_fetched_meanwhile(server: Server, tmp_path: Path, own_cache: Path) -> None:
+    data = batches(open_source(f"{server.address}/train-{{0..1}}.parquet"), batch=2)
+    data[0]
+    until(lambda: len(list((own_cache / "spool").glob("*.arrow"))) >= 5)
+    asked = len(pictures_asked(server, tmp_path / "www"))
+    order, seen = data.order, set[int]()
+    for step in range(4):
+        seen |= set((order.rows(np.arange(2 * step, 2 * step + 2), 0, 0) // GROUP).tolist())
+    assert asked >= len(seen)
+    server.broken = 10_000  # what is fetched ahead fails in silence, and aloud once it is asked for
+    with pytest.raises(Failed, match="503"):
+        [data[step] for step in range(24)]
+
+
+def until(true: Any) -> None:
+    import time
+
+    end = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_the_spool_is_no_larger_than_it_may_be(
+    server: Server, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = f"{server.address}/train-{{0..1}}.parquet"
+    monkeypatch.setattr(row_groups, "AHEAD", 0)
+    source: Any = open_source(spec)
+    needed = source._groups.spool.most
+    monkeypatch.setattr(row_groups, "SPOOL", 1)
+    source = open_source(spec)
+    most = source._groups.spool.most
+    assert most < needed == 16_000_000_000
+    source._groups.spool.most = most = 12_000  # a file of the spool is some kilobytes however little is in it
+    data = batches(source)
+    found = sorted(value for step in range(8) for value in data[step][0]["text"].flatten().tolist())
+    assert found == list(range(48))
+    kept = [path.stat().st_size for path in (own_cache / "spool").iterdir()]
+    assert max(kept) < 3000
+    assert sum(kept) <= most
+    monkeypatch.setenv("XMODAL_SPOOL_GB", "0.0000001")
+    with pytest.raises(InputError, match=r"XMODAL_SPOOL_GB=0.0000001 is too few: up to 0.0 GB"):
+        open_source(spec)
+    monkeypatch.setenv("XMODAL_SPOOL_GB", "much")
+    with pytest.raises(InputError, match="'much' is no number of gigabytes"):
+        open_source(spec)
+    monkeypatch.setenv("XMODAL_SPOOL_GB", "3")
+    source = open_source(spec)
+    assert source._groups.spool.most == 3_000_000_000
+
+
+def test_captions_of_several_forms_and_rows_without_one(tmp_path: Path) -> None:
+    path = table(tmp_path / "a.parquet", range(4), captions=[["x", "y"], [""], [" z "], []], cocoid=[7, 8, 7, 9])
+    source = open_source(f"file://{path}")
+    assert told(source) == [["x", "y"], ["z"]]
+    assert source.dropped == {"no caption": 2}
+    assert reds(source, [1, 0]) == [2, 0]
+    assert source.image_id[0] == source.image_id[1]
+    assert told(open_source(f"file://{path}", None, Columns(caption="label")))[1] == ["a photo of a hot dog."]
+    assert open_pictures(f"file://{path}", None, PictureColumns(label="cocoid")).classes == ["7", "8", "9"]
+
+
+def test_pictures_that_cannot_be_read_come_back_as_the_reason_and_no_path_is_opened(tmp_path: Path) -> None:
+    """A path in a table from elsewhere is no reason to open a file here."""
+    (tmp_path / "here.png").write_bytes(png(9))
+    cells = [{"bytes": png(1), "path": None}, {"bytes": None, "path": str(tmp_path / "here.png")}, None]
+    cells.append({"bytes": b"<html>", "path": None})
+    rows = {"image": cells, "caption": ["a", "b", "c", "d"]}
+    datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).to_parquet(tmp_path / "a.parquet")
+    found = open_source(f"file://{tmp_path / 'a.parquet'}").images(np.arange(4))
+    assert [one.reason if isinstance(one, BadSample) else "fine" for one in found] == [
+        *("fine", "empty", "empty", "no image")
+    ]
+
+
+def test_the_fingerprint_is_of_what_the_files_hold_and_not_of_where_they_lie(server: Server, tmp_path: Path) -> None:
+    near, far = (open_source(f"{where}/train-0.parquet") for where in (f"file://{tmp_path / 'www'}", server.address))
+    server.asked.clear()
+    assert near.fingerprint() == far.fingerprint()
+    assert not server.asked
+    prints = {near.fingerprint()}
+    for i, (captions, values) in enumerate([(["a"] * 24, range(24)), (None, range(1, 25)), (None, range(20))]):
+        path = table(tmp_path / f"{i}" / "train-0.parquet", values, captions)
+        prints.add(open_source(f"file://{path}").fingerprint())
+        prints.add(open_pictures(f"file://{path}").fingerprint())
+    assert len(prints) == 7
+
+
+def test_pictures_that_are_held_out_leave_the_rest_in_an_order_that_slides(server: Server) -> None:
+    whole = open_pictures(f"{server.address}/train-{{0..1}}.parquet")
+    rest, held = hold_out(whole, 0.25)
+    order: Any = rest.order  # pyright: ignore[reportAttributeAccessIssue]
+    rows = order.rows(np.arange(len(rest)), 0, 0)
+    assert np.array_equal(np.sort(rows), np.arange(len(rest)))
+    assert reds(rest, rows[:5]) == rest.rows[rows[:5]].tolist()
+    assert len(set((rest.rows[rows[:8]] // GROUP).tolist())) <= 6
+    assert not set(rest.rows.tolist()) & set(held.rows.tolist())
+
+
+def test_a_read_that_fails_is_tried_again_and_then_names_the_file(server: Server, tmp_path: Path) -> None:
+    source = open_source(f"{server.address}/train-{{0..1}}.parquet")
+    server.broken = 3
+    assert reds(source, [30]) == [30]
+    server.broken = 1000
+    with pytest.raises(Failed, match=r"Can't read http://.*train-1.parquet, bytes from [\d,]+: .*503.* after 4 tries"):
+        source.images(np.array([44]))
+    server.broken = 0
+    assert reds(source, [44]) == [44]
+
+
+def test_a_file_that_changes_meanwhile_is_told(server: Server, tmp_path: Path) -> None:
+    source = open_source(f"{server.address}/train-{{0..1}}.parquet")
+    table(tmp_path / "www" / "train-1.parquet", range(100, 112))
+    with pytest.raises(Failed, match=r"train-1.parquet has changed since it was opened: it had [\d,]+ bytes and are"):
+        source.images(np.array([44]))
+    assert told(open_source(f"{server.address}/train-{{0..1}}.parquet"))[24] == ["number 100"]
+
+
+def test_a_row_group_that_is_damaged_is_told(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "www" / "train-0.parquet"
+    data, column = bytearray(path.read_bytes()), pq.read_metadata(path).row_group(2).column(0)
+    start = column.dictionary_page_offset or column.data_page_offset
+    data[start : start + 60] = bytes(60)
+    path.write_bytes(data)
+    source = open_source(f"{server.address}/train-0.parquet")
+    assert reds(source, [0, 23]) == [0, 23]
+    with pytest.raises(Failed, match=r"Can't read http://.*/train-0.parquet, row group 2, in 2 tries: "):
+        source.images(np.array([8]))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("{server}/none.parquet", "none.parquet can't be read: it isn't there"),
+        ("{server}/text.parquet", "text.parquet is no parquet file, or its end is missing"),
+        ("{server}/cut.parquet", "cut.parquet is no parquet file, or its end is missing"),
+        ("{server}/footer.parquet", "footer.parquet is no parquet file: "),
+        ("{server}/train-0.parquet?a::{server}/none.parquet", "none.parquet can't be read: it isn't there"),
+        ("{server}/{train-0,other}.parquet", "other.parquet has no column 'caption'; there are: image, words"),
+        ("{server}/{train-0,numbers}.parquet", "numbers.parquet: caption can't be read as in the first file"),
+        ("{server}/words.parquet", "has no column of pictures"),
+        ("{server}/empty.parquet", "has no row with a picture and a caption"),
+        ("http://127.0.0.1:1/a.parquet", "in 4 tries: Cannot connect"),
+        ("memory://nowhere/*.parquet", "has no parquet files in it"),
+        ("github://a/b.parquet", "no address that is read here"),
+        ("hf-dataset:{www},streaming", "lies here and is mapped, not streamed: leave ',streaming' away"),
+    ],
+)
+def test_what_is_wrong_is_told(spec: str, message: str, server: Server, tmp_path: Path) -> None:
+    www = tmp_path / "www"
+    (www / "text.parquet").write_text("no parquet\n" * 20)
+    (www / "cut.parquet").write_bytes((www / "train-0.parquet").read_bytes()[:-20])
+    (www / "footer.parquet").write_bytes(bytes(200) + (100).to_bytes(4, "little") + b"PAR1")
+    rows = {"image": [png(1)], "words": ["a"]}
+    datasets.Dataset.from_dict(rows).to_parquet(www / "other.parquet")
+    datasets.Dataset.from_dict({"words": ["a"]}).to_parquet(www / "words.parquet")
+    datasets.Dataset.from_dict({"image": rows["image"], "caption": [[1.5]]}).to_parquet(www / "numbers.parquet")
+    datasets.Dataset.from_dict({"image": rows["image"], "caption": [""]}).to_parquet(www / "empty.parquet")
+    with pytest.raises(InputError, match=message):
+        open_source(spec.replace("{server}", server.address).replace("{www}", str(www)))
+
+
+def test_memory_and_other_file_systems_are_read_too(tmp_path: Path) -> None:
+    there = fsspec.filesystem("memory")
+    there.pipe("/t/data/a.parquet", table(tmp_path / "a.parquet", range(9)).read_bytes())
+    try:
+        assert reds(open_source("memory://t"), [8, 1]) == [8, 1]
+    finally:
+        there.rm("/t", recursive=True)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """org/set with parquet in two splits; org/csv, of which the hub has made parquet; org/part, of a part of it."""
+    import huggingface_hub as hub
+
+    table(tmp_path / "set/main/data/train-00000-of-00002.parquet", range(12))
+    table(tmp_path / "set/main/data/train-00001-of-00002.parquet", range(12, 24))
+    table(tmp_path / "set/main/data/validation-00000-of-00001.parquet", range(24, 28))
+    (tmp_path / "set/main/README.md").write_text("---\nlicense: mit\n---\n")
+    for name, split in (("csv", "train"), ("part", "partial-train"), ("bare", None)):
+        (tmp_path / name / "main").mkdir(parents=True)
+        (tmp_path / name / "main" / "a.csv").write_text("file_name,caption\na.png,x\n")
+        if split:
+            table(tmp_path / name / f"refs/convert/parquet/default/{split}/0000.parquet", range(6))
+    found = Hub({f"org/{name}": tmp_path / name for name in ("set", "csv", "part", "bare")})
+    for name in ("ENDPOINT", "HUGGINGFACE_CO_URL_TEMPLATE", "HF_HUB_CACHE"):
+        monkeypatch.setattr(
+            hub.constants,
+            name,
+            {
+                "ENDPOINT": found.address,
+                "HUGGINGFACE_CO_URL_TEMPLATE": found.address + "/{repo_id}/resolve/{revision}/{filename}",
+                "HF_HUB_CACHE": str(tmp_path / "hub"),
+            }[name],
+        )
+    monkeypatch.setattr("datasets.config.HF_ENDPOINT", found.address)
+    monkeypatch.setattr(hub.HfFileSystem, "_cache", {})
+    yield found
+    found.http.shutdown()
+    found.http.server_close()
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *("hf-dataset:org/set,streaming", "hf-dataset:org/set@main,streaming=True", "hf://datasets/org/set"),
+        *("hf://datasets/org/set/data", "hf://datasets/org/set@main,default"),
+    ],
+)
+def test_a_dataset_of_the_hub_is_read_by_ranges_as_it_was_when_it_was_opened(
+    spec: str, hub: Hub, tmp_path: Path
+) -> None:
+    train, tests = open_pairs(spec, None)
+    assert told(train) == [[f"number {value}"] for value in range(24)]
+    assert told(tests["val"]) == [[f"number {value}"] for value in range(24, 28)]
+    assert reds(train, [13, 2]) == [13, 2]
+    files = [one for one in hub.asked if one.endswith(".parquet") or ".parquet bytes" in one]
+    assert files
+    assert all("bytes=" in one for one in files)
+    assert not any("/main/data" in one for one in files)  # by the commit
+    assert not list((tmp_path / "hub").rglob("*.parquet"))
+
+
+def test_what_the_hub_has_made_parquet_of_is_streamed_too(hub: Hub) -> None:
+    source = open_source("hf-dataset:org/csv,streaming", "train")
+    assert told(source) == [[f"number {value}"] for value in range(6)]
+    assert splits("hf://datasets/org/csv@refs/convert/parquet") == ["train"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("hf-dataset:org/part,streaming", r"made parquet of a part of it alone \(partial-train\)\. Without streaming"),
+        ("hf-dataset:org/bare,streaming", "files of the form csv, and the hub has made no parquet of it"),
+        ("hf-dataset:org/csv@main,streaming", "the parquet that the hub makes is not of @main"),
+        ("hf-dataset:org/csv,other,streaming", "cannot be opened: .*other"),
+        ("hf-dataset:org/none,streaming", "org/none of the hub cannot be opened: .*doesn't exist on the Hub or cannot"),
+        ("hf://datasets/org/none/a.parquet", "can't be read: "),
+        ("hf://datasets/org/set/data/none.parquet", "none.parquet can't be read: it isn't there"),
+    ],
+)
+def test_what_the_hub_does_not_have_is_told(spec: str, message: str, hub: Hub) -> None:
+    with pytest.raises(InputError, match=message):
+        open_source(spec)
+
+
+def test_texts_are_not_streamed() -> None:
+    from xmodal.data.texts import open_rows
+
+    spec, message = "hf-dataset:org/set,streaming", "only pictures are streamed. Without ',streaming' it is downloaded"
+    with pytest.raises(InputError, match=message), open_rows(spec):
+        pass
+
+
+@pytest.mark.slow
+def test_workers_have_the_rows_of_one_process(server: Server, tmp_path: Path) -> None:
+    """They are not forked, since the clients here have threads."""
+    source = open_source(f"{server.address}/train-{{0..1}}.parquet")
+    data = batches(source)
+    server.asked.clear()
+    found = [told["text"].flatten().tolist() for _, told, _ in loader(data, 0, 8, workers=3)]
+    assert sum(pictures_asked(server, tmp_path / "www").values()) == 12
+    assert found == [data[step][0]["text"].flatten().tolist() for step in range(8)]
