@@ -42,7 +42,7 @@ def test_class_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"a {}\nphoto of a {c}\n", "must hold one template a line, with {} .* the line 'photo of a {c}' has none"),
+        (b"a {}\nphoto of a {d}\n", "must hold one template a line, with {} .* the line 'photo of a {d}' has none"),
         (b"\n \n", "it is empty"),
         (b"\xff\xfe{}", "is no UTF-8 text"),
     ],

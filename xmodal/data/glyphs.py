@@ -197,8 +197,10 @@ class Kinds:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def images(self, rows: np.ndarray) -> list[Image.Image | np.ndarray | BadSample]:
-        return self.source.images(self.rows[rows])
+    def images(
+        self, rows: np.ndarray, decoders: Sequence[Decoder] | None = None
+    ) -> list[Image.Image | np.ndarray | BadSample]:
+        return self.source.images(self.rows[rows], decoders)
 
 
 def versions() -> str:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from xmodal.data.decode import decode_each
+from xmodal.data.decode import Decoder, decode_each
 from xmodal.data.delimited import column, counts, image_column, of_split, rows_of, split_column
 from xmodal.data.image_paths import require_some, resolve
 from xmodal.data.lines import read_lines, read_templates
 from xmodal.data.stable_id import stable_id
 from xmodal.errors import BadSample, InputError
+
+if TYPE_CHECKING:
+    from xmodal.data.clip_benchmark import Classified
 
 LABEL_NAMES = ("label", "class", "class_name", "classname", "category", "target", "group")  # as they are looked for
 
@@ -39,8 +44,10 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def images(self, rows: np.ndarray) -> list[Image.Image | np.ndarray | BadSample]:
-        return decode_each(self.paths[row] for row in rows.tolist())
+    def images(
+        self, rows: np.ndarray, decoders: Sequence[Decoder] | None = None
+    ) -> list[Image.Image | np.ndarray | BadSample]:
+        return decode_each((self.paths[row] for row in rows.tolist()), decoders)
 
     def key(self, row: int) -> str:
         return str(self.paths[row])
@@ -53,15 +60,18 @@ def read_labelled(
     label_column: str | None = None,
     split: str | None = None,
     split_column: str | None = None,
-) -> Labelled:
-    """A folder with a folder for each class, or a table with a column of images and one of classes.
+) -> Labelled | Classified:
+    """A folder with a folder for each class, a table with a column of images and one of classes, or a set of
+    CLIP_benchmark's.
 
     A folder may hold classnames.txt, one name a line in the order of its sorted class folders, and templates.txt,
     one prompt a line with {} for the class.
     Raises InputError for anything else.
     """
     if os.path.isdir(path):  # False for a name that is too long or has a NUL, where Path raises
-        return _folder(path)
+        from xmodal.data.clip_benchmark import is_set, read_classified
+
+        return read_classified(path, split) if is_set(path) else _folder(path)
     if not os.path.isfile(path):
         raise InputError(
             f"No data {str(path)!r}: expected a folder of class folders, or a table of images and classes."

@@ -108,8 +108,8 @@ def scan(file: Any, name: str, size: int, caption: str | None) -> Index:
     """
     dropped, suffixes = Counter[str](), Counter[str]()
     samples: dict[str, _Sample] = {}
-    for member in _members(file, name, size, dropped):
-        key, suffix = _split(member.name)
+    for member in members(file, name, size, dropped):
+        key, suffix = key_and_suffix(member.name)
         suffixes[suffix] += 1
         sample = samples.setdefault(key, _Sample())
         if f".{suffix}" in SUFFIXES:
@@ -164,7 +164,7 @@ def _take(sample: _Sample, kind: str, text: str, caption: str | None) -> None:
     sample.name = str(own) if isinstance(own, str | int) and not isinstance(own, bool) else ""
 
 
-def _members(file: Any, name: str, size: int, dropped: Counter[str]) -> Iterator[tarfile.TarInfo]:
+def members(file: Any, name: str, size: int, dropped: Counter[str]) -> Iterator[tarfile.TarInfo]:
     """Regular members with their places. What ends early is cut off there, and counted."""
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
@@ -191,7 +191,7 @@ def _next(tar: tarfile.TarFile, dropped: Counter[str]) -> tarfile.TarInfo | None
         return None
 
 
-def _split(name: str) -> tuple[str, str]:
+def key_and_suffix(name: str) -> tuple[str, str]:
     """A member's name as webdataset takes it apart: the sample's key, and what follows the first dot after it."""
     folder, slash, base = name.rpartition("/")
     stem, _, suffix = base.partition(".")
