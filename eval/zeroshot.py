@@ -59,6 +59,7 @@ def run(config: Config) -> dict[str, Any]:
     """Embed, score, print; returns protocol, scores, the figures of each class and the confusion matrix."""
     from xmodal import distributed
     from xmodal.data import glyphs
+    from xmodal.data.clip_benchmark import TEMPLATES, Classified
     from xmodal.data.labelled import read_labelled
     from xmodal.encoders import load_towers
     from xmodal.errors import InputError, nearest
@@ -83,7 +84,8 @@ def run(config: Config) -> dict[str, Any]:
             split=config.split,
             split_column=config.split_column,
         )
-        its_own, came_from = labelled.templates, f"those of {config.data}"
+        file = TEMPLATES if isinstance(labelled, Classified) else "templates.txt"
+        its_own, came_from = labelled.templates, str(Path(config.data) / file)
     if config.templates is None and its_own:
         prompts, texts = came_from, its_own
     names = list(labelled.classes)

@@ -154,7 +154,7 @@ def test_classification_is_theirs_to_the_last_digit(spec: str, classified: Path,
     )
     assert 0 < mine["acc1"] < mine["acc5"] < 1
     protocol = json.loads((tmp_path / "s.json").read_text())["protocol"]
-    assert "3 (those of" in protocol["templates"]
+    assert protocol["templates"] == f"3 ({classified / 'zeroshot_classification_templates.txt'})"
     assert protocol["images"] == 48
 
     prompts = [template.replace("{c}", "{}") for template in TEMPLATES]
