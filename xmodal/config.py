@@ -23,6 +23,7 @@ from xmodal.flags import Field, convert, expected, fields_of, fill, flag, print_
 T = TypeVar("T")
 
 VERSION_KEY = "xmodal"  # marks a file that `write` made: its values are final
+RECIPE_KEY = "recipe"  # beside it, for people and for a model's card
 NOT_KEPT = (
     "allow_changed_config",
     "allow_changed_data",
@@ -176,11 +177,14 @@ def parse(
     return draft
 
 
-def write(config: Any, path: str | Path) -> None:
-    """Keep the resolved values as YAML, in the order of the fields; `--config PATH` brings them back."""
+def write(config: Any, path: str | Path, recipe: str | None = None) -> None:
+    """Keep the resolved values as YAML, in the order of the fields; `--config PATH` brings them back.
+
+    recipe: whose they are, NAME of `xmodal train NAME`.
+    """
     import yaml
 
-    values = {VERSION_KEY: __version__, **plain(config)}
+    values = {VERSION_KEY: __version__, **({RECIPE_KEY: recipe} if recipe else {}), **plain(config)}
     Path(path).write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
@@ -224,7 +228,10 @@ def _load(path: Path) -> tuple[dict[str, Any], bool]:
     if not isinstance(values, dict):
         raise InputError(f"{path} holds no configuration; expected lines such as: batch_size: 512")
     values = {str(name).replace("-", "_"): value for name, value in values.items()}
-    return values, values.pop(VERSION_KEY, None) is not None
+    final = values.pop(VERSION_KEY, None) is not None
+    if final:
+        values.pop(RECIPE_KEY, None)
+    return values, final
 
 
 def _file_value(name: str, value: Any, fields: dict[str, Field], path: Any) -> Any:

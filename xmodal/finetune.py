@@ -100,7 +100,7 @@ class FineTuning(Shared):
         named = self.model
         return self.image_tower is not None or (
             "/" in named.removeprefix("hf:")
-            or named.startswith(("hf:", "open_clip:local-dir:", "open_clip:hf-hub:"))
+            or named.startswith(("hf:", "hub:", "open_clip:local-dir:", "open_clip:hf-hub:"))
             or Path(named).is_dir()
         )
 

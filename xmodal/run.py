@@ -143,7 +143,7 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             if self.resume is None:
                 resolved = dataclasses.replace(config, output=self.folder)
-                configuration.write(resolved, self.folder / "config.yaml")
+                configuration.write(resolved, self.folder / "config.yaml", recipe=self.name)
                 if self.own_tokenizer is not None:
                     self.own_tokenizer.save(self.folder)
         distributed.wait()

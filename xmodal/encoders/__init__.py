@@ -24,6 +24,9 @@ def load(spec: str, device: Any = None) -> Any:
 
     Raises InputError for a spec that names none of them.
     """
+    from xmodal.encoders.hub import at_hand
+
+    spec = at_hand(spec)
     found = _image_encoder(spec) or _sequence_encoder(spec) or _sentence_encoder(spec) or _towers(spec)
     return _ready(found, device)
 
@@ -80,6 +83,9 @@ def build(spec: str, *, train_tokenizer: Callable[[], Any] | None, side: int = 3
 
     Raises InputError for a spec that names none, and for a single tower, which `pair.paired_towers` joins with another.
     """
+    from xmodal.encoders.hub import at_hand
+
+    spec = at_hand(spec)
     if spec == "small" and train_tokenizer is not None:
         from xmodal.encoders.small import small_towers
 
@@ -101,7 +107,7 @@ def build(spec: str, *, train_tokenizer: Callable[[], Any] | None, side: int = 3
     if folder.is_dir():
         return from_folder(folder)
     if ":" in spec:
-        kinds = ["small", "open_clip", "hf", "timm", "st"]
+        kinds = ["small", "hub", "open_clip", "hf", "timm", "st"]
         raise InputError(f"No model spec {spec!r}; {nearest(spec.split(':')[0], kinds)}\n{_FORMS}")
     names = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
     hint = nearest(folder.name, names) if names else ""
@@ -111,7 +117,10 @@ def build(spec: str, *, train_tokenizer: Callable[[], Any] | None, side: int = 3
     )
 
 
-_FORMS = "Forms: open_clip:MODEL[/PRETRAINED], hf:ID_OR_FOLDER, a run folder; timm: and st: name single towers."
+_FORMS = (
+    "Forms: open_clip:MODEL[/PRETRAINED], hf:ID_OR_FOLDER, hub:ORG/NAME, a run folder; "
+    "timm: and st: name single towers."
+)
 
 
 def from_folder(folder: Path) -> TwoTower:

@@ -16,15 +16,16 @@ from xmodal.encoders.asleep import Sleepers
 from xmodal.encoders.batch_norm import over_all_processes
 from xmodal.encoders.half import Half
 from xmodal.encoders.heads import Headed
+from xmodal.encoders.hub import OnHub, at_hand
 from xmodal.encoders.preparation import Picture, Preparation
 from xmodal.errors import InputError, nearest
 from xmodal.weights import load_weights, save_tensors
 
 KIND = "image"
-FORMS = "small, timm:NAME_OR_FOLDER, hf:ID_OR_FOLDER, open_clip:MODEL[/PRETRAINED], or the folder of a run"
+FORMS = "small, timm:NAME_OR_FOLDER, hf:ID_OR_FOLDER, open_clip:MODEL[/PRETRAINED], hub:ORG/NAME, the folder of a run"
 
 
-class ImageEncoder(Sleepers):
+class ImageEncoder(Sleepers, OnHub):
     """image: normalised pixels (b, 3, h, w) -> features (b, d). description: what builds the tower again.
 
     Every BatchNorm in it has statistics of the global batch, so that any number of processes give the gradient of one;
@@ -119,6 +120,7 @@ def open_image_encoder(spec: str, side: int | None = None) -> ImageEncoder:
     side: pixels a side that it takes, instead of the size that it was made for; `small` takes 32 if not told.
     Raises InputError for a spec that names no image tower, and for a tower that can't take that size.
     """
+    spec = at_hand(spec)
     if spec == "small":
         from xmodal.encoders.small_resnet import WIDTHS
 
@@ -130,7 +132,7 @@ def open_image_encoder(spec: str, side: int | None = None) -> ImageEncoder:
     elif Path(spec).is_dir():
         encoder = image_encoder_from_folder(Path(spec))
     else:
-        hint = f" {nearest(spec.partition(':')[0], ['timm', 'hf', 'open_clip'])}" if ":" in spec else ""
+        hint = f" {nearest(spec.partition(':')[0], ['timm', 'hf', 'open_clip', 'hub'])}" if ":" in spec else ""
         raise InputError(f"--model {spec} names no image tower.{hint}\nForms: {FORMS}.")
     return encoder if side is None else of_size(encoder, side, spec)
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xmodal.encoders.heads import Headed
+from xmodal.encoders.hub import at_hand
 from xmodal.encoders.image import ImageEncoder, holds_image_encoder, of_size, open_image_encoder
 from xmodal.encoders.preparation import Picture, Preparation
 from xmodal.errors import InputError
@@ -74,6 +75,7 @@ def open_image_tower(spec: str, side: int | None = None, device: Any = None, *, 
 
 
 def _open(spec: str, side: int | None) -> tuple[nn.Module, Preparation, dict[str, Any]]:
+    spec = at_hand(spec)
     if spec == "small" or holds_image_encoder(Path(spec)):
         encoder = open_image_encoder(spec, side if spec == "small" else None)
         return encoder.image, encoder.preparation, encoder.description

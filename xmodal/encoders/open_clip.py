@@ -68,7 +68,8 @@ def open_clip_towers(name: str) -> TwoTower:
     try:
         model = open_clip.create_model(architecture, pretrained=pretrained or None, force_custom_text=True)
         config = _config(architecture)
-        tokenizer = open_clip.get_tokenizer(architecture)
+        no_code: dict[str, Any] = {"trust_remote_code": False} if config["text_cfg"].get("hf_tokenizer_name") else {}
+        tokenizer = open_clip.get_tokenizer(architecture, **no_code)
     except Exception as error:  # hubs, files and configurations fail in many ways, each with its own class
         raise InputError(f"open_clip cannot open {name!r}: {str(error).splitlines()[0]}") from error
     return _wrap(model, {"kind": "open_clip", "name": name, "config": config}, tokenizer)
@@ -89,6 +90,8 @@ def open_clip_from_folder(folder: Path, description: dict[str, Any]) -> TwoTower
     model = open_clip.CustomTextCLIP(**{name: value for name, value in config.items() if name in known})
     options = {"context_length": model.context_length, **text.get("tokenizer_kwargs", {})}
     if (folder / "tokenizer_config.json").is_file():
+        # Settings that were fetched may say otherwise: they reach transformers' tokenizers as they are.
+        options["trust_remote_code"] = False
         tokenizer = HFTokenizer(str(folder), tokenizer_mode=text.get("tokenizer_mode"), **options)
     else:
         tokenizer = SimpleTokenizer(**options)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from xmodal.encoders.asleep import Sleepers
 from xmodal.encoders.encode import RaggedTokenizer, encode_texts
 from xmodal.encoders.flat import flat
+from xmodal.encoders.hub import OnHub
 from xmodal.encoders.lengths import NOTHING, by_length
 from xmodal.encoders.sentence_transformers import ACTIVATIONS, Chain, Dense
 from xmodal.sharding import is_sharded
@@ -22,7 +23,7 @@ Rows = Tensor | np.ndarray
 Precision = Literal["fp32", "bf16"]
 
 
-class SentenceEncoder(Sleepers):
+class SentenceEncoder(Sleepers, OnHub):
     """What `xmodal train simcse` trains, and what st: and hf: specs of a text model open.
 
     text: (b, l) long, NOTHING where a row has ended -> (b, d). description: what builds the tower again; it goes into

@@ -10,13 +10,14 @@ from torch import nn
 
 from xmodal.encoders.half import Half
 from xmodal.encoders.hf_files import HfTokenizer, read_config
+from xmodal.encoders.hub import at_hand
 from xmodal.encoders.pooling import TextPooling
 from xmodal.encoders.sentence import SentenceEncoder
 from xmodal.encoders.tokenizer import PiecesTokenizer
 from xmodal.encoders.two_tower import Tokenizer
 from xmodal.errors import InputError, nearest
 
-FORMS = "small, hf:ID_OR_FOLDER, st:ID_OR_FOLDER, or the folder of a run or of either library"
+FORMS = "small, hf:ID_OR_FOLDER, st:ID_OR_FOLDER, hub:ORG/NAME, or the folder of a run or of either library"
 
 
 def open_sentences(spec: str, pooling: TextPooling | None = None) -> SentenceEncoder:
@@ -25,6 +26,7 @@ def open_sentences(spec: str, pooling: TextPooling | None = None) -> SentenceEnc
     pooling: of the last layer's places, instead of what the model says; without either mean, as sentence-transformers
     takes a bare transformer. Raises InputError for a spec that names no text encoder.
     """
+    spec = at_hand(spec)
     kind, _, name = spec.partition(":")
     if kind == "st":
         return _encoder(_pooled(_st(name), pooling))
@@ -43,7 +45,7 @@ def open_sentences(spec: str, pooling: TextPooling | None = None) -> SentenceEnc
         return _encoder(_hf(spec, pooling))
     if folder.is_dir():
         raise InputError(f"{spec} holds no sentence encoder: no model.json, modules.json or config.json.")
-    hint = nearest(kind, ["small", "hf", "st"]) if ":" in spec else "it is no folder here"
+    hint = nearest(kind, ["small", "hf", "st", "hub"]) if ":" in spec else "it is no folder here"
     raise InputError(f"No sentence encoder {spec!r}; {hint}\nForms: {FORMS}.")
 
 

@@ -17,13 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xmodal.encoders.hub import OnHub
 from xmodal.errors import InputError
 from xmodal.weights import load_weights, save_tensors
 
 KIND = "sequence"
 
 
-class SequenceEncoder(nn.Module):
+class SequenceEncoder(nn.Module, OnHub):
     """Bytes (b, l) uint8 or numbers (b, l) float -> what each stretch of values holds, and what came up to it.
 
     mean, std: of the numbers that it is trained on.

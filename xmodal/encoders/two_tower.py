@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from xmodal.encoders.asleep import Sleepers
 from xmodal.encoders.heads import Headed
+from xmodal.encoders.hub import OnHub
 from xmodal.encoders.lengths import by_length
 from xmodal.encoders.preparation import Picture, Preparation
 from xmodal.sharding import is_sharded
@@ -31,7 +32,7 @@ class Tokenizer(Protocol):
     def save(self, folder: Path, /) -> None: ...
 
 
-class TwoTower(Sleepers):
+class TwoTower(Sleepers, OnHub):
     """What is trained, evaluated, saved and loaded.
 
     image: (b, 3, h, w) float, normalised -> (b, d); text: (b, l) long -> (b, d). Either may be `Headed`.

@@ -191,8 +191,10 @@ def compare_sentences(models: Sequence[str], sets: Any, device: Any) -> Compared
 
 def kind_of(spec: str) -> str:
     """ "dual", "image" or "sentence": what a spec names, without its weights. InputError if it names nothing."""
+    from xmodal.encoders.hub import at_hand
     from xmodal.encoders.image import holds_image_encoder
 
+    spec = at_hand(spec)
     folder = Path(spec)
     if spec.startswith("timm:") or spec == "small" or holds_image_encoder(folder):
         return "image"

@@ -24,6 +24,7 @@ from xmodal.encoders.two_tower import Tokenizer
 from xmodal.errors import InputError
 
 MARKS = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+TO_BE_NAMED = 'Before you put the folder on a hub, set "hf_tokenizer_name" in open_clip_config.json to its name there.'
 NOT_MENDED = (
     "transformers' tokenizer doesn't mend texts as open_clip's does before it (HTML entities, ’ “ ”, ligatures): "
     "such texts get other tokens."
@@ -78,7 +79,7 @@ def write_for_open_clip(tokenizer: Tokenizer, folder: Path, text_cfg: dict[str, 
         raise InputError("open_clip fills rows up, and this model's tokenizer has no token for that.")
     tokenizer.save(folder)
     text_cfg["hf_tokenizer_name"] = "."
-    return ['Before you put the folder on a hub, set "hf_tokenizer_name" in open_clip_config.json to its name there.']
+    return [TO_BE_NAMED]
 
 
 def _write_byte_pairs(theirs: Any, folder: Path, length: int) -> None:
