@@ -33,6 +33,7 @@ xmodal: contrastive learning across images and text
   xmodal score A B [flags]     cosines of texts, of a table of pairs, of pictures and texts
   xmodal embed [flags]         many texts or pictures into a file or an index
   xmodal search INDEX QUERY    the nearest texts or pictures of an index
+  xmodal demo SPEC [flags]     a page to try a model on, with captions, pictures and classes of yours
   xmodal data inspect DATA     what pictures and captions a file or folder has; `check` reads every one, `pack` writes
                                them as tar shards, shrunk to what training needs
   xmodal data views IMAGE      a sheet of what an augmentation makes of a picture
@@ -147,6 +148,8 @@ def _command(argv: list[str]) -> int | None:
             return push(rest)
         case ["embed" | "search" | "score" as command, *rest]:
             return importlib.import_module(f"xmodal.embedding.{command}").main(rest)
+        case ["demo", *rest]:
+            return importlib.import_module("xmodal.demo.demo").main(rest)
         case ["data", "inspect" | "check" | "pack" as what, *rest]:
             return importlib.import_module(f"xmodal.data.{what}").main(rest)
         case ["data", "views", *rest]:
@@ -163,7 +166,8 @@ def _command(argv: list[str]) -> int | None:
             else:
                 raise InputError(f"xmodal {command} takes no arguments; found {extra!r}.")
         case [unknown, *_]:
-            known = ["train", "eval", "convert", "push", "score", "embed", "search", "data", "list", "copy", "doctor"]
+            known = ["train", "eval", "convert", "push", "score", "embed", "search", "demo", "data", "list"]
+            known += ["copy", "doctor"]
             raise InputError(f"xmodal has no command {unknown!r}; {nearest(unknown, known)}")
 
 
