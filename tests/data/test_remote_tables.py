@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -20,12 +23,15 @@ from tests.data.test_hf_pictures import png
 from tests.data.test_remote_shards import Server
 from tests.forks import Forks
 from tests.stream_children import numbers, red
+from xmodal.cli import main
 from xmodal.data import remote_files, row_groups, table_names
 from xmodal.data.batches import Batches
+from xmodal.data.mixture import Mixture
 from xmodal.data.pictures import PictureColumns, hold_out, open_parts, open_pictures
 from xmodal.data.source import Columns, form_of, open_pairs, open_source, splits
 from xmodal.data.workers import loader
 from xmodal.errors import BadSample, Failed, InputError
+from xmodal.pretrain import view_batches
 
 KINDS = ["cat", "hot_dog"]
 GROUP = 4  # rows
@@ -42,10 +48,10 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     table_names._found.cache_clear()
 
 
-def table(path: Path, values: range, captions: list[Any] | None = None, **more: Any) -> Path:
+def table(path: Path, values: range, captions: list[Any] | None = None, bad: Sequence[int] = (), **more: Any) -> Path:
     """Rows in groups of GROUP: a picture as red as its value, a caption that ends with it, a class."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    told = {"image": [{"bytes": png(value), "path": None} for value in values]}
+    told = {"image": [{"bytes": b"<html>" if value in bad else png(value), "path": None} for value in values]}
     told |= {"caption": captions or [f"number {value}" for value in values], "label": [value % 2 for value in values]}
     rows = datasets.Dataset.from_dict({**told, **more}).cast_column("image", datasets.Image())
     rows.cast_column("label", datasets.ClassLabel(names=KINDS)).to_parquet(path, batch_size=GROUP)
@@ -223,8 +229,6 @@ def test_what_comes_next_is_fetched_meanwhile(server: Server, tmp_path: Path, ow
 
 
 def until(true: Any) -> None:
-    import time
-
     end = time.monotonic() + 20
     while not true():
         assert time.monotonic() < end
@@ -295,6 +299,35 @@ def test_the_fingerprint_is_of_what_the_files_hold_and_not_of_where_they_lie(ser
         prints.add(open_source(f"file://{path}").fingerprint())
         prints.add(open_pictures(f"file://{path}").fingerprint())
     assert len(prints) == 7
+
+
+def test_what_stands_in_for_a_bad_picture_was_fetched_with_it(tmp_path: Path) -> None:
+    path = table(tmp_path / "a.parquet", range(48), bad=range(0, 48, 5))
+    source = open_source(f"file://{path}")
+    for data in (batches(source), batches(Mixture("both", [("a", source), ("b", source)]))):
+        for step in range(8):
+            told, skipped = data[step]
+            wanted = data.order.rows(np.arange(6 * step, 6 * step + 6), 0, 0)
+            assert len(skipped) >= np.isin(wanted % 48, range(0, 48, 5)).sum()
+            assert (told["row"].numpy() // GROUP).tolist() == (wanted // GROUP).tolist()
+            assert told["image"].flatten().tolist() == (told["row"] % 48).tolist()
+
+
+def test_batches_by_class_are_refused_where_row_groups_come_and_go(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = f"{server.address}/train-{{0..1}}.parquet"
+    config: Any = SimpleNamespace(augment="drawings", data=spec)
+    this: Any = SimpleNamespace(share=lambda _: {"batch": 4, "part": (0, 4)})
+    pictures: Any = open_pictures(spec)
+    assert pictures.order.slides
+    assert hold_out(pictures, 0.1)[0].order.slides  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(InputError, match="batches by class take pictures from all"):
+        view_batches(config, this, pictures, config, None, k=2)
+    monkeypatch.setattr(row_groups, "WINDOW", 2_000_000_000)
+    pictures = open_pictures(spec)
+    assert not pictures.order.slides  # all are there at once
+    assert reds(pictures, [40]) == [40]
 
 
 def test_pictures_that_are_held_out_leave_the_rest_in_an_order_that_slides(server: Server) -> None:
@@ -473,3 +506,46 @@ def test_workers_have_the_rows_of_one_process(server: Server, tmp_path: Path) ->
     found = [told["text"].flatten().tolist() for _, told, _ in loader(data, 0, 8, workers=3)]
     assert sum(pictures_asked(server, tmp_path / "www").values()) == 12
     assert found == [data[step][0]["text"].flatten().tolist() for step in range(8)]
+
+
+def test_inspect_looks_into_a_few_row_groups_and_check_into_all(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = f"{server.address}/train-{{0..1}}.parquet"
+    assert main(["data", "inspect", spec]) == 0
+    said = capsys.readouterr().out
+    assert "form: parquet at an address, 2 files" in said
+    assert "captions: 48, 1 a picture" in said
+    assert "(16 looked at)" in said
+    assert "train-0.parquet, row 0: number 0" in said
+    assert len(pictures_asked(server, tmp_path / "www")) == 4
+    assert main(["data", "check", spec, "--workers", "0"]) == 0
+    assert "48 pictures with captions, 0 can't be read." in capsys.readouterr().out
+    fetched = pictures_asked(server, tmp_path / "www")
+    assert len(fetched) == 12
+    assert sum(fetched.values()) <= 14  # the first is looked into by each of the two
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_that_is_killed_and_goes_on_ends_as_the_undisturbed_one(
+    processes: int, server: Server, forks: Forks, tmp_path: Path
+) -> None:
+    told = {
+        **{"data": f"{server.address}/train-{{0..1}}.parquet", "batch_size": 8 // processes, "workers": 0},
+        **{"model": "small", "preset": "quick", "steps": 8, "save_every": 2, "precision": "fp32", "vocabulary": 64},
+    }
+    forks.run_ranks("train", processes=processes, config={**told, "output": tmp_path / "whole"})
+    more: list[dict[str, Any]] = [{"meet": ("step", 5)}, {}][:processes]
+    children = forks.ranks("train", more, config={**told, "output": tmp_path / "killed"})
+    assert children[0].wait() == -signal.SIGKILL, children[0].said[-3000:]
+    for other in children[1:]:
+        other.kill(signal.SIGKILL)
+        other.wait()
+    forks.run_ranks("train", processes=processes, config={**told, "output": tmp_path / "killed", "resume": True})
+    for name in ("model.safetensors", "scores.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    table(tmp_path / "www" / "train-1.parquet", range(24, 48), bad=[30])
+    child = forks.start("train", config={**told, "output": tmp_path / "killed", "resume": True, "steps": 12})
+    assert child.wait() == 2
+    assert "--allow-changed-data" in child.said

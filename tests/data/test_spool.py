@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -78,6 +79,25 @@ def test_what_was_taken_up_longest_ago_goes_first_and_stays_readable(tmp_path: P
     assert {path.name for path in tmp_path.iterdir()} >= {"k1.arrow", "k11.arrow", "notes.txt"}
     assert not (tmp_path / "k0.arrow").exists()
     assert cells(first) == [b"0" * 9000]
+
+
+def test_on_a_disk_that_is_nearly_full_the_rest_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = Spool(tmp_path, 10**12)
+    for number in range(3):
+        ours.table(f"k{number}", SCHEMA, 1, once(b"a"))
+    assert len(list(tmp_path.iterdir())) == 3
+    monkeypatch.setattr(spool.shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
+    assert cells(ours.table("k3", SCHEMA, 1, once(b"b"))) == [b"b"]
+    assert [path.name for path in tmp_path.iterdir()] == ["k3.arrow"]
+
+
+def test_where_files_cannot_be_locked_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(spool.fcntl, "flock", refused)
+    with pytest.raises(Failed, match=r"Cannot lock .*k\.part: Function not implemented\. XDG_CACHE_HOME"):
+        Spool(tmp_path).table("k", SCHEMA, 1, never)
 
 
 def test_what_is_torn_or_of_something_else_is_made_anew(tmp_path: Path) -> None:

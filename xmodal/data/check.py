@@ -32,7 +32,7 @@ TOGETHER = 64  # pictures that a worker reads at a time
 @dataclass(frozen=True, kw_only=True)
 class Config:
     data: tyro.conf.Positional[str]
-    """A table, a JSON, a folder, parquet, tar shards or hf-dataset:NAME."""
+    """A table, a JSON, a folder, parquet or tar shards, here or at an address, or hf-dataset:NAME[,streaming]."""
     split: str | None = None
     """The rows of this split; without it all."""
     output: Path | None = None

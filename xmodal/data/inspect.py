@@ -3,6 +3,7 @@
 xmodal data inspect captions.csv
 xmodal data inspect FOLDER
 xmodal data inspect "shards/{00000..00009}.tar"
+xmodal data inspect "hf://datasets/ORG/NAME/data/train-*.parquet"
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ LETTERS = 100  # of a caption
 @dataclass(frozen=True, kw_only=True)
 class Config:
     data: tyro.conf.Positional[str]
-    """A table, a JSON, a folder, parquet, tar shards or hf-dataset:NAME."""
+    """A table, a JSON, a folder, parquet or tar shards, here or at an address, or hf-dataset:NAME[,streaming]."""
     image_column: str | None = None
     """The column of images, if it has no usual name."""
     caption_column: str | None = None
@@ -38,7 +39,7 @@ class Config:
     split_column: str | None = None
     """The column of splits, if it has no usual name."""
     sample: int = SAMPLE
-    """How many pictures' sizes and bytes are looked at, spread evenly."""
+    """How many pictures' sizes and bytes are looked at, spread evenly; of tables at an address in four places."""
 
     def check(self) -> None:
         require(self, "sample", lambda v: v >= 1, "at least 1")
@@ -92,12 +93,13 @@ def _of_texts(source: Source) -> dict[str, Any]:
 
 
 def _of_pictures(source: Any, sample: int) -> dict[str, Any]:
-    """Sizes, equal ones and unreadable ones among some, spread evenly."""
+    """Sizes, equal ones and unreadable ones among some."""
     import numpy as np
 
     from xmodal.errors import BadSample
 
-    rows = np.unique(np.linspace(0, len(source) - 1, min(sample, len(source))).round().astype(int))
+    n, some = len(source), getattr(source, "some", None)  # of what is far away those that are fetched together
+    rows = some(sample) if some else np.unique(np.linspace(0, n - 1, min(sample, n)).round().astype(int))
     sides, bad, digests = [], Counter[str](), Counter[str]()
     for row in rows.tolist():
         picture = source.images(np.array([row]))[0]

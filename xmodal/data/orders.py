@@ -108,6 +108,13 @@ class Mixed:
             rest, at, left = rest[~mine], (at - before)[~mine], left - count
         return found
 
+    def near(self, row: int) -> tuple[int, int] | None:
+        """As that of the source's own order, if it has it; see `near`."""
+        number = int(np.searchsorted(self.first, row, side="right")) - 1
+        start = int(self.first[number])
+        found = near(self.orders[number], row - start)
+        return found and (start + found[0], start + found[1])
+
     @staticmethod
     def _of(order: Order, number: int, places: Any, seed: int, epoch: int) -> np.ndarray:
         """Places (b,) among all that an epoch has of a source -> its rows (b,)."""
@@ -117,6 +124,12 @@ class Mixed:
             here = passes == turn
             rows[here] = order.rows(positions[here], key(seed, number, turn), epoch)
         return rows
+
+
+def near(order: Order, row: int) -> tuple[int, int] | None:
+    """Where rows come in groups that are fetched whole, the first of the row's group and the one after its last."""
+    found = getattr(order, "near", None)
+    return None if found is None else found(row)
 
 
 def order_of(source: Any) -> Order:

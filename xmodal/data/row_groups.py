@@ -22,7 +22,8 @@ from xmodal.data.sliding_order import Foretold, Sliding
 from xmodal.data.spool import Spool
 from xmodal.errors import Failed, InputError
 
-AT_ONCE = 8  # row groups that a process fetches
+AT_ONCE = 8  # row groups that a process fetches, if that is no more than
+HELD = 500_000_000  # bytes, which it holds until they are written
 AHEAD = 4  # row groups that are fetched before they are needed
 WINDOW = 2_000_000_000  # bytes of pictures that are shuffled together: 40,000 of 50 kB
 FEWEST = 4  # row groups of a window
@@ -131,7 +132,8 @@ class RowGroups:
             for group in [group for group in self._mapped if not self.spool.path(self._key(group)).exists()]:
                 del self._mapped[group]  # it is no more in use, and would still take room
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(AT_ONCE, "fetch")
+                most = HELD // max(1, *(group.size for group in self.groups))
+                self._pool = ThreadPoolExecutor(min(AT_ONCE, max(1, most)), "fetch")
             self._mapped |= zip(missing, self._pool.map(self._table, missing), strict=True)
         for group in groups:
             self._mapped.move_to_end(group)

@@ -71,6 +71,11 @@ class Sliding:
         slot = int(np.searchsorted(plan.ends, positions.max(), side="right"))
         return plan.groups[slot + 1 : slot + 1 + count].tolist()
 
+    def near(self, row: int) -> tuple[int, int]:
+        """The first of the rows that are fetched with one, and the one after the last."""
+        group = int(np.searchsorted(self.first + self.sizes, row, side="right"))
+        return int(self.first[group]), int(self.first[group] + self.sizes[group])
+
     def of(self, rows: np.ndarray) -> Sliding:
         """The order of some of the rows (n,), which are sorted; they are numbered from 0."""
         group = np.searchsorted(self.first + self.sizes, rows, side="right")
@@ -105,6 +110,15 @@ class Foretold:
     def rows(self, positions: np.ndarray, seed: int, epoch: int) -> np.ndarray:
         self.tell(self.order.coming(positions, seed, epoch, self.count))
         return self.order.rows(positions, seed, epoch)
+
+    @property
+    def slides(self) -> bool:
+        """Whether groups come and go, so that rows from all over would be fetched again and again."""
+        return len(self.order.filled) > self.order.window
+
+    def near(self, row: int) -> tuple[int, int]:
+        """As that of the order."""
+        return self.order.near(row)
 
     def of(self, rows: np.ndarray) -> Foretold:
         """As that of the order."""

@@ -11,8 +11,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,16 @@ from xmodal.errors import Failed
 
 KEY = b"xmodal"  # of a schema's metadata
 ENDING, BEGUN = ".arrow", ".part"
+FREE = 2_000_000_000  # bytes of the disk that are left to others, and to what is made next
+ELSEWHERE = "XDG_CACHE_HOME names another place."
 CHANGED = (FileNotFoundError, NotADirectoryError)
 
 
 class Spool:
     """Tables in a folder, which others may use as well.
 
-    most: bytes; when there are more, those that were taken up longest ago go. Whoever has mapped one keeps it.
+    most: bytes; when there are more, or the disk is nearly full, those that were taken up longest ago go. Whoever has
+    mapped one keeps it.
     """
 
     def __init__(self, folder: Path, most: int | None = None) -> None:
@@ -44,7 +48,8 @@ class Spool:
         schema = schema.with_metadata({**(schema.metadata or {}), KEY: key.encode()})
         while True:
             if (found := mapped(self.path(key), schema, rows)) is not None:
-                os.utime(self.path(key))
+                with suppress(*CHANGED):  # unlinked meanwhile by another process, and mapped here
+                    os.utime(self.path(key))
                 return found
             with self._begun(key, wait) as file:
                 if file is None:
@@ -61,9 +66,9 @@ class Spool:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            raise Failed(f"Cannot write {path}: {error.strerror}. XDG_CACHE_HOME names another place.") from None
+            raise Failed(f"Cannot write {path}: {error.strerror}. {ELSEWHERE}") from None
         try:
-            yield (file if _is(file, path) else -1) if _locked(file, wait) else None
+            yield (file if _is(file, path) else -1) if _locked(file, path, wait) else None
         finally:
             os.close(file)
 
@@ -83,10 +88,10 @@ class Spool:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             os.ftruncate(file, 0)
-            raise Failed(f"No room for {path}: {error.strerror}. XDG_CACHE_HOME names another place.") from None
+            raise Failed(f"No room for {path}: {error.strerror}. {ELSEWHERE}") from None
 
     def _make_room(self, key: str) -> None:
-        """Unlink what was taken up longest ago, until the rest is no more than it may be."""
+        """Unlink what was taken up longest ago, until the rest is no more than it may be, and the disk isn't full."""
         if self.most is None:
             return
         there = []
@@ -96,7 +101,7 @@ class Spool:
             except CHANGED:  # by another process that makes room
                 continue
             there.append((told.st_mtime_ns, told.st_size, path))
-        left = sum(size for _, size, _ in there) - self.most
+        left = max(sum(size for _, size, _ in there) - self.most, FREE - shutil.disk_usage(self.folder).free)
         for _, size, path in sorted(there):
             if left <= 0:
                 return
@@ -132,11 +137,13 @@ def mapped(path: Path, schema: Any, rows: int) -> Any:
     return found
 
 
-def _locked(file: int, wait: bool) -> bool:
+def _locked(file: int, path: Path, wait: bool) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
+    except OSError as error:  # some file systems of clusters can't
+        raise Failed(f"Cannot lock {path}: {error.strerror}. {ELSEWHERE}") from None
     return True
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from xmodal.data.decode import Decoder
 from xmodal.data.order import SUBSTITUTE, draws
+from xmodal.data.orders import near, order_of
 from xmodal.errors import BadSample, InputError
 
 MOST_TRIES = 100  # rows in a row that can't be read before the data is given up
@@ -43,7 +44,8 @@ def read_pictures(
 ) -> tuple[list[Any], np.ndarray, list[Skipped]]:
     """The pictures of rows (b,) at positions (b,) of an epoch; which rows they are of in the end; what was skipped.
 
-    A bad row's stand-ins are a walk of its position's own through all rows. Raises InputError when that finds none.
+    A bad row's stand-ins are a walk of its position's own through all rows; where rows are fetched in groups first
+    through its group's. Raises InputError when that finds none.
     decoders: for each position what reads its file, if the source takes them; see `Source.images`.
     """
     images: Any = source.images
@@ -61,7 +63,9 @@ def read_pictures(
             if attempt == MOST_TRIES:
                 raise InputError(f"No readable image in {attempt} tries; the last was {source.key(row)}: {picture}.")
             u = draws(seed, epoch, positions[i : i + 1], MOST_TRIES, SUBSTITUTE)[0, attempt]
-            rows[i] = int(u * len(source))
+            group = near(order_of(source), row) if attempt < MOST_TRIES // 2 else None
+            first, end = group or (0, len(source))
+            rows[i] = first + int(u * (end - first))
             picture = read(slice(i, i + 1))[0]
             attempt += 1
         pictures[i] = picture
