@@ -38,8 +38,9 @@ class Shared:
     """The flags every recipe shares. Those without a default have no common one: each paper has its own."""
 
     data: str = "glyphs"
-    """What to train on: a built-in set, or what `xmodal data inspect` knows: a table, a JSON, a folder, parquet, tar
-    shards here or at an address; several with :: between."""
+    """What to train on: a built-in set, or what `xmodal data inspect` knows: a table, a JSON, a folder, parquet or tar
+    shards, here or at an address such as https://HOST/part-{0000..0041}.parquet or hf://datasets/ORG/NAME, or
+    hf-dataset:ORG/NAME, which is downloaded, but with ,streaming behind it; several with :: between."""
     val: str | None = None
     """What to evaluate on instead of the validation split of --data."""
     output: Path | None = None

@@ -36,8 +36,8 @@ class Pretraining(Shared):
     """Flags of a recipe that trains an image encoder."""
 
     data: str = "glyphs"
-    """What to train on: glyphs, a folder of pictures (with a folder for each class, or not), a table, parquet, tar
-    shards or hf-dataset:NAME. Classes, where there are some, are for judging."""
+    """What to train on: glyphs, a folder of pictures (with a folder for each class, or not), a table, parquet or tar
+    shards, here or at an address, or hf-dataset:NAME[,streaming]. Classes, where there are some, are for judging."""
     val: str | None = None
     """What to judge on instead of the data's own split val or test, or of what is held out."""
     hold_out: float = 0.1
@@ -127,6 +127,7 @@ def view_batches(
     of each picture. Says what is left out.
     """
     from xmodal.data.class_order import ClassOrder
+    from xmodal.data.orders import order_of
     from xmodal.data.view_batches import ViewBatches
     from xmodal.data.views import Views, views
     from xmodal.report.log import say
@@ -138,6 +139,11 @@ def view_batches(
     shared, order = this.share(pictures), None
     if k is not None:
         assert pictures.labels is not None
+        if getattr(order_of(pictures), "slides", False):
+            raise InputError(
+                f"{pictures.name} is read some row groups at a time, and batches by class take pictures from all of "
+                "them. Download it: --data hf-dataset:ORG/NAME without ',streaming', or the files themselves."
+            )
         order = ClassOrder(pictures.labels, shared["batch"], k if isinstance(k, int) else k(pictures, shared["batch"]))
         for lack, n in order.left_out.items():
             if n:
