@@ -42,6 +42,20 @@ def test_the_tokenizer_pads_cuts_folds_and_travels(tokenizer: PiecesTokenizer) -
     assert tokenizer([]).shape[0] == 0
 
 
+@pytest.mark.parametrize(("part", "told"), [(0.0, "empty"), (0.5, "no model of sentencepiece"), (None, "No such file")])
+def test_a_tokenizer_that_is_damaged_is_wrong_input(
+    part: float | None, told: str, towers: TwoTower, tmp_path: Path
+) -> None:
+    towers.save(tmp_path)
+    file = tmp_path / "tokenizer.model"
+    whole = file.read_bytes()
+    file.unlink()
+    if part is not None:
+        file.write_bytes(whole[: int(part * len(whole))])
+    with pytest.raises(InputError, match=f"tokenizer.model.*{told}"):
+        xmodal.load(str(tmp_path))
+
+
 def test_captions_that_teach_nothing_are_wrong_input() -> None:
     with pytest.raises(InputError, match="No tokenizer"):
         PiecesTokenizer.train([], 96)

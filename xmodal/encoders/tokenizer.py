@@ -84,4 +84,15 @@ class PiecesTokenizer:
 
     @classmethod
     def load(cls, folder: Path, length: int) -> PiecesTokenizer:
-        return cls((folder / "tokenizer.model").read_bytes(), length)
+        """What `save` wrote. Raises InputError where that can't be read or is damaged."""
+        file = folder / "tokenizer.model"
+        try:
+            model = file.read_bytes()
+        except OSError as error:
+            raise InputError(f"{file} can't be read: {error.strerror}.") from None
+        if not model:  # which sentencepiece would take, and fail at the first text
+            raise InputError(f"{file} is damaged: it is empty.")
+        try:
+            return cls(model, length)
+        except RuntimeError:  # whose message names a line of sentencepiece's source
+            raise InputError(f"{file} is damaged: it is no model of sentencepiece.") from None
