@@ -233,3 +233,22 @@ def test_wrong_input_is_told(
     assert main([str(tmp_path / "out") if a == "OUT" else a for a in arguments]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_other_splits_are_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """But where there is none that has a place, nothing is left out."""
+    for name, splits in {"some": ["train", "extra", "extra", ""], "all": ["extra", "extra", "more"]}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        for i in range(len(splits)):
+            (folder / f"{i}.jpg").write_bytes(encoded(noise(20, 20, i), "JPEG"))
+        lines = [f"{i}.jpg,{i} {k},{split}" for i, split in enumerate(splits) for k in range(2)]
+        (folder / "t.csv").write_text("\n".join(["image,caption,split", *lines]) + "\n")
+        assert main(["data", "pack", str(folder / "t.csv"), str(tmp_path / f"{name} packed"), "--workers", "0"]) == 0
+        printed = capsys.readouterr().out
+        if name == "some":
+            assert f"Left out of {folder / 't.csv'}, pictures of other splits: 2 of extra, 1 of no split." in printed
+            assert "1 pictures in 1 shard" in printed
+        else:
+            assert "Left out" not in printed
+            assert "3 pictures in 1 shard" in printed

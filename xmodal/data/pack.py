@@ -37,7 +37,7 @@ from xmodal.config import parse, require
 from xmodal.errors import BadSample, InputError
 
 if TYPE_CHECKING:
-    from xmodal.data.source import Source
+    from xmodal.data.source import Columns, Source
 
 TOGETHER = 32  # pictures that a worker shrinks at a time
 SPLITS = ("train", "val", "test")
@@ -148,8 +148,9 @@ def run(config: Config) -> dict[str, Any]:
     taken = [split for split in SPLITS if split in there]
     parts = {split: open_source(config.data, split, columns) for split in taken} if taken else {}
     parts = parts or {"": open_source(config.data, None, columns)}
-    if rest := [split or "none" for split in there if split not in SPLITS]:
-        print(f"Left out of {config.data}: rows of split {', '.join(rest)}.")
+    if taken and (rest := [split for split in there if split not in SPLITS]):
+        told = (f"{_pictures(config.data, split, columns):,} of {split or 'no split'}" for split in rest)
+        print(f"Left out of {config.data}, pictures of other splits: {', '.join(told)}.")
     _claim(config, parts)
     pictures, shards, skipped = 0, 0, []
     for split, source in parts.items():
@@ -168,6 +169,16 @@ def run(config: Config) -> dict[str, Any]:
     )
     print(f"Train on it: xmodal train clip --data {config.output}")
     return {"pictures": pictures, "shards": shards, "skipped": len(skipped)}
+
+
+def _pictures(data: str, split: str, columns: Columns) -> int:
+    """How many pictures with captions a split has."""
+    from xmodal.data.source import open_source
+
+    try:
+        return len(open_source(data, split, columns))
+    except InputError:  # which says that there is none
+        return 0
 
 
 def _claim(config: Config, parts: dict[str, Source]) -> None:
