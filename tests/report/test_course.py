@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from xmodal.report.curves import scan_panels, score_panels, training_panels
-from xmodal.report.history import History, Series, read_history
+from xmodal.report.history import History, Series, Warned, read_history
 from xmodal.report.plot import POINTS, thinned
 
 
@@ -39,6 +39,21 @@ def test_steps_scores_and_skipped_steps(tmp_path: Path) -> None:
     assert found.training["loss"].last == 2.0
     assert found.training["scale"].steps.tolist() == [1, 2]
     assert list(found.evaluation) == ["val/image_to_text/R@1"]
+
+
+def test_warnings_of_one_kind_are_one_with_the_last_figures(tmp_path: Path) -> None:
+    found = history(
+        tmp_path,
+        {"step": 100, "warning": "collapse: mean cosine 0.9812, loss 4.158"},
+        {"step": 120, "warning": "71% of the last 50 steps went into waiting for data"},
+        {"step": 120, "loss": 2.0},
+        {"step": 340, "warning": "collapse: mean cosine 0.99, loss 4.2"},
+        {"step": 341, "warning": None},
+    )
+    assert found.warnings == (
+        Warned("collapse: mean cosine 0.99, loss 4.2", (100, 340)),
+        Warned("71% of the last 50 steps went into waiting for data", (120,)),
+    )
 
 
 def test_no_file_and_nothing_finite(tmp_path: Path) -> None:

@@ -106,7 +106,9 @@ def test_data_stays_data(tmp_path: Path) -> None:
     names = [*HOSTILE]
     n = len(names)
     (tmp_path / "config.yaml").write_text(f"model: {json.dumps(HOSTILE[0])}\n{json.dumps(HOSTILE[1])}: 1\n")
-    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 1.0, HOSTILE[0]: 2.0}) + "\n")
+    (tmp_path / "metrics.jsonl").write_text(
+        json.dumps({"step": 1, "loss": 1.0, HOSTILE[0]: 2.0, "warning": HOSTILE[1]}) + "\n"
+    )
     given = scored(embedded(n, names), Pictures(n, names, bad=(2,)), HOSTILE[1])
     given["evaluated"][HOSTILE[0]] = Classified(names, np.ones((n, n), dtype=int))
     given["protocol"] = {HOSTILE[0]: {HOSTILE[1]: HOSTILE[3]}, "list": names}
@@ -211,6 +213,15 @@ def test_settings_and_curves(tmp_path: Path) -> None:
     assert "/home/me" not in page
     assert [a["alt"].split(",")[0] for a in found.all("img")] == ["Plot: Loss", "Plot: Learning rate"]
     assert len(found.all("source")) == 2  # the same in the dark
+
+
+def test_what_the_guards_warned_of_is_in_a_table(tmp_path: Path) -> None:
+    lines = [{"step": s, "warning": f"collapse: mean cosine 0.98{s}"} for s in range(1, 7)] + [{"step": 9, "loss": 1.0}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = Reader(written(tmp_path))
+    assert "after step warning 1, 2, 3, 4 … 6 collapse: mean cosine 0.986" in " ".join(found.text.split())
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(lines[-1]) + "\n")
+    assert 'id="warnings"' not in written(tmp_path)
 
 
 def test_before_and_after(tmp_path: Path) -> None:

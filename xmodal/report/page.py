@@ -99,6 +99,7 @@ def _curves(
     return {
         "steps": history.steps,
         "skipped": history.skipped,
+        "warnings": history.warnings,
         "training": curves.training_panels(history),
         "evaluation": curves.score_panels(history, scores, before.scores if before else {}),
         "scan": curves.scan_panels(scan),
