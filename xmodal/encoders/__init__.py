@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound="TwoTower | SentenceEncoder | ImageEncoder | SequenceEncoder")
 
 
-def load(spec: str, device: Any = None) -> Any:
+def load(spec: str | Path, device: Any = None) -> Any:
     """Open a model in evaluation mode: a `TwoTower`, or a `SentenceEncoder`, an `ImageEncoder` or a `SequenceEncoder`
     where the spec names a model of texts, images or sequences alone.
 
@@ -26,7 +26,7 @@ def load(spec: str, device: Any = None) -> Any:
     """
     from xmodal.encoders.hub import at_hand
 
-    spec = at_hand(spec)
+    spec = at_hand(str(spec))
     found = _image_encoder(spec) or _sequence_encoder(spec) or _sentence_encoder(spec) or _towers(spec)
     return _ready(found, device)
 
