@@ -29,17 +29,14 @@ def killed_in_the_spool(folder: str) -> int:
     return 1
 
 
-def read_steps(
-    spec: str, output: str, steps: Sequence[int], part: tuple[int, int], window: int, cache: str, batch: int = 6
-) -> int:
+def read_steps(spec: str, output: str, steps: Sequence[int], part: tuple[int, int], window: int) -> int:
     """Writes the captions of each of some steps, as {step: [captions]}, and the value that their pictures show."""
     from xmodal.data import row_groups
     from xmodal.data.batches import Batches
     from xmodal.data.source import open_source
 
-    os.environ["XDG_CACHE_HOME"] = cache
     row_groups.WINDOW = window
-    data = Batches(open_source(spec), batch=batch, part=part, seed=0, prepare_images=red, tokenize=numbers)
+    data = Batches(open_source(spec), batch=6, part=part, seed=0, prepare_images=red, tokenize=numbers)
     found = {}
     for step in steps:
         told, skipped = data[step]

@@ -159,18 +159,14 @@ def test_an_epoch_fetches_each_row_group_once_and_the_next_none(server: Server, 
     assert sum(fetched.values()) <= 13  # the first is looked into before, which is as much as all of so small a one
     server.asked.clear()
     other = batches(open_source(f"{server.address}/train-{{0..1}}.parquet"))  # another run: all is here
-    assert sorted(value for step in range(8, 16) for value in other[step][0]["text"].flatten().tolist()) == seen_once()
+    assert sorted(value for step in range(8, 16) for value in other[step][0]["text"].flatten().tolist()) == list(
+        range(48)
+    )
     assert sum("GET" in one for one in server.asked) == 1  # to look into it
 
 
-def seen_once() -> list[int]:
-    return list(range(48))
-
-
-def test_processes_of_a_host_share_what_they_fetch(
-    server: Server, tmp_path: Path, own_cache: Path, forks: Forks
-) -> None:
-    """One process; three that take steps in turn, as workers do; two that take a part of each, as ranks do."""
+def test_processes_of_a_host_share_what_they_fetch(server: Server, tmp_path: Path, forks: Forks) -> None:
+    """Three that take steps in turn, as workers do; two that take a part of each, as ranks do."""
     spec = f"{server.address}/train-{{0..1}}.parquet"
 
     def read(name: str, shares: list[tuple[list[int], tuple[int, int]]]) -> list[dict[str, list[int]]]:
@@ -178,9 +174,8 @@ def test_processes_of_a_host_share_what_they_fetch(
         server.asked.clear()
         children = [
             forks.start(
-                "stream_children.read_steps",
-                *({"XDG_CACHE_HOME": str(cache)},),
-                **{"spec": spec, "output": file, "steps": steps, "part": part, "window": 1, "cache": str(cache)},
+                *("stream_children.read_steps", {"XDG_CACHE_HOME": str(cache)}),
+                **{"spec": spec, "output": file, "steps": steps, "part": part, "window": 1},
             )
             for file, (steps, part) in zip(files, shares, strict=True)
         ]
@@ -193,7 +188,8 @@ def test_processes_of_a_host_share_what_they_fetch(
         assert len(footers) == 2
         return [json.loads(file.read_text()) for file in files]
 
-    whole = read("one", [(list(range(8)), (0, 6))])[0]
+    data = batches(open_source(spec))
+    whole = {str(step): data[step][0]["text"].flatten().tolist() for step in range(8)}
     workers = read("workers", [(list(range(i, 8, 3)), (0, 6)) for i in range(3)])
     assert {step: rows for one in workers for step, rows in one.items()} == whole
     first, second = read("ranks", [(list(range(8)), (0, 3)), (list(range(8)), (3, 6))])
@@ -321,7 +317,8 @@ def test_batches_by_class_are_refused_where_row_groups_come_and_go(
     this: Any = SimpleNamespace(share=lambda _: {"batch": 4, "part": (0, 4)})
     pictures: Any = open_pictures(spec)
     assert pictures.order.slides
-    assert hold_out(pictures, 0.1)[0].order.slides  # pyright: ignore[reportAttributeAccessIssue]
+    rest: Any = hold_out(pictures, 0.1)[0]
+    assert rest.order.slides
     with pytest.raises(InputError, match="batches by class take pictures from all"):
         view_batches(config, this, pictures, config, None, k=2)
     monkeypatch.setattr(row_groups, "WINDOW", 2_000_000_000)
