@@ -55,6 +55,7 @@ class Config:
 
     def check(self) -> None:
         require(self, "batch_size", lambda v: v >= 1, "at least 1")
+        require(self, "output", lambda v: v.is_dir() or not v.exists(), "a folder")
         require(self, "name", lambda v: "/" in v, "ORGANISATION/MODEL")
         require(self, "prompts", lambda v: all("=" in one for one in v), "KEY=TEXT for each")
         if self.mock == bool(self.tasks or self.benchmarks):
@@ -96,12 +97,12 @@ def score(config: Config, model: Any, tasks: Sequence[Any]) -> dict[str, Any]:
     meta, bar = model.mteb_model_meta, sys.stderr.isatty()
     if not bar:
         datasets.disable_progress_bars()
-    cache = mteb.ResultCache(config.output) if config.output else None
     if config.data is not None:
         use_copies(tasks, config.data)
     about = {task.metadata.name: _about(task) for task in tasks}
-    done = [task for task in tasks if cache and _is_done(cache.load_task_result(task.metadata.name, meta), task)]
+    done = _done(config.output, tasks, meta)
     fetch(task for task in tasks if task not in done)
+    cache = mteb.ResultCache(config.output) if config.output else None
     scores: Scores = {}
     for task in tasks:
         found = mteb.evaluate(
@@ -150,9 +151,15 @@ def mock(model: Any) -> dict[str, Any]:
     return {"passed": list(became)}
 
 
-def _is_done(found: Any, task: Any) -> bool:
-    """Whether mteb would take these results as they are."""
-    return found is not None and found.is_mergeable(task) and not found.get_missing_evaluations(task)
+def _done(output: Path | None, tasks: Sequence[Any], meta: Any) -> list[Any]:
+    """The tasks whose results are there, such that mteb takes them as they are."""
+    import mteb
+
+    if output is None or not output.is_dir():  # mteb would make the folder
+        return []
+    cache = mteb.ResultCache(output)
+    found = [(task, cache.load_task_result(task.metadata.name, meta)) for task in tasks]
+    return [t for t, old in found if old and old.is_mergeable(t) and not old.get_missing_evaluations(t)]
 
 
 def _about(task: Any) -> str:
