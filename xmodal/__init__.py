@@ -17,7 +17,7 @@ __all__ = ["__version__", "load"]
 
 
 def load(spec: str, **options: object) -> Any:
-    """Open a model spec: a run folder, `open_clip:…`, `hf:…`, `st:…`.
+    """Open a model spec: a run folder, `hub:…`, `open_clip:…`, `hf:…`, `st:…`.
 
     Returns an encoder in evaluation mode: one of images and texts with `encode_image` and `encode_text`
     (`encoders.two_tower.TwoTower`), or one of sentences with `encode` (`encoders.sentence.SentenceEncoder`).

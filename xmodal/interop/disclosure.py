@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +62,16 @@ def is_absolute(name: str) -> bool:
 
 def shortened(value: Any, known: Mapping[str, str]) -> Any:
     """Strings in any depth of dicts and lists, without paths and tokens. known: paths, and what stands for them."""
-    if isinstance(value, Mapping):
-        return {shortened(key, known): shortened(inner, known) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [shortened(inner, known) for inner in value]
-    return _text(value, known) if isinstance(value, str) else value
+    secrets = list(_secrets())
+
+    def of(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {of(key): of(inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [of(inner) for inner in value]
+        return _text(value, known, secrets) if isinstance(value, str) else value
+
+    return of(value)
 
 
 def paths_in(values: Mapping[str, Any]) -> dict[str, str]:
@@ -116,12 +121,12 @@ def refuse_disclosure(folder: Path) -> None:
                 raise InputError(f"Nothing was pushed: {name} holds {what}{shown}.")
 
 
-def _text(text: str, known: Mapping[str, str]) -> str:
+def _text(text: str, known: Mapping[str, str], secrets: Sequence[str]) -> str:
     for path, name in known.items():
         text = text.replace(path, name)
     # What begins with a path is shortened at its last slash, so that spaces in folders leave nothing behind.
     text = _last(text) if is_absolute(text) else ABSOLUTE.sub(lambda found: _last(found[0]), text)
-    for secret in _secrets():
+    for secret in secrets:
         text = text.replace(secret, LEFT_OUT)
     text = re.sub(r"(?<=://)[^/@\s]*@", "", re.sub(r"(://[^\s?#]+)[?#]\S*", r"\1", text))
     return TOKEN.sub(LEFT_OUT, text)
@@ -145,7 +150,7 @@ def _untraced(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     return {
-        key: _text(_id_or_last(inner), {}) if key in TRACES and isinstance(inner, str) else _untraced(inner)
+        key: shortened(_id_or_last(inner), {}) if key in TRACES and isinstance(inner, str) else _untraced(inner)
         for key, inner in value.items()
     }
 

@@ -12,19 +12,21 @@ from xmodal.report.names import ScoreName, parse
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
+# Tests that are of something else, for comparison; the table of the card has them, too.
+NOT_THE_MODEL = ("chance", "pixels", "raw_pixels", "tf_idf")
 # Names of the hub's for figures that it knows; others keep ours.
 METRICS = {"top1": "accuracy", "top5": "top_5_accuracy", "spearman": "spearmanr"}
 
 
 def eval_results(scores: Mapping[str, Mapping[str, Any]], protocol: Mapping[str, Any]) -> list[EvalResult]:
-    """Every finite score, as a fraction or as it is, its interval among the metric's arguments."""
+    """Every finite score of the model, as a fraction or as it is, its interval among the metric's arguments."""
     from huggingface_hub import EvalResult
 
     found = []
     for name, score in scores.items():
-        if not _finite(score.get("value")):
-            continue
         said = parse(name)
+        if not _finite(score.get("value")) or set(said.test.split("/")) & set(NOT_THE_MODEL):
+            continue
         data = data_of(said, protocol)
         interval = {end: round(score[end], 6) for end in ("low", "high") if _finite(score.get(end))}
         found.append(

@@ -100,8 +100,9 @@ def _names(specs: Sequence[str], bare: bool = True) -> list[str]:
 
 
 def _datasets(data: str) -> list[str]:
-    parts = [part.removeprefix("hf-dataset:") for part in data.split("::") if part.startswith("hf-dataset:")]
-    return [name for name in (part.partition("@")[0] for part in parts) if _is_id(name)]
+    named = [re.match(r"(?:hf-dataset:|hf://datasets/)([^@,]+)", part) for part in data.split("::")]
+    names = ["/".join(found[1].split("/")[:2] if "://" in found[0] else [found[1]]) for found in named if found]
+    return [name for name in names if _is_id(name)]
 
 
 def _is_id(name: str) -> bool:
