@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import tee
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from xmodal.encoders.side_by_side import side_by_side
 from xmodal.encoders.two_tower import TwoTower
 from xmodal.errors import BadSample, InputError
 
+T = TypeVar("T")
 Model = TwoTower | SentenceEncoder
 TEXTS_OF_A_DUAL_ENCODER, PICTURES = 64, 32  # that go through the model at a time
 SIZE = {"text": 4096, "image": 512}  # rows of a part: what a kill costs at most
@@ -90,6 +91,17 @@ def embed_some(model: Model, texts: Sequence[str], setting: Setting) -> np.ndarr
     return torch.cat([model.encode_text([]), *side_by_side(rows, batches, model.device)]).numpy()
 
 
+def embed_pictures(model: TwoTower, pixels: Sequence[Tensor], setting: Setting) -> np.ndarray:
+    """A few prepared pictures, (3, h, w) uint8 each -> (n, d) float32."""
+
+    def rows(some: Sequence[Tensor]) -> Tensor:
+        with _autocast(model, setting):
+            return model(image=torch.stack(list(some)).to(model.device))["image"].float().cpu()
+
+    batches = _batches(pixels, setting.batch_size or PICTURES)
+    return torch.cat([model.encode_image([]), *side_by_side(rows, batches, model.device)]).numpy()
+
+
 def _texts(model: Model, part: Part, setting: Setting) -> Embedded:
     before = getattr(model, "truncated", 0)
     rows = embed_some(model, part.items, setting)
@@ -154,7 +166,7 @@ class _Prepared(Dataset):
         return torch.stack(pixels) if pixels else self.preparation.stack([]), problems
 
 
-def _batches(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     return (items[a : a + size] for a in range(0, len(items), size))
 
 
