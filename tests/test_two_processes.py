@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tests.two_processes import QUICK, SPOILED, spoil, told_of_embedding, told_of_sentences
+from xmodal.benchmarks.cost import Job, traffic
 from xmodal.embedding import embed, embedder
 from xmodal.train import simcse
 from xmodal.train.clip import Config, run
@@ -99,6 +100,13 @@ def test_a_loss_moves_its_rows_twice_and_no_more(found: list[dict]) -> None:
             padded = gathered + 2  # one process has a row less a tower
             assert 2 * gathered * width <= of_rows <= 2 * padded * width, name
             assert others <= 16 * padded, name
+
+
+def test_the_rows_that_move_are_those_of_the_formula(found: list[dict]) -> None:
+    for f in found:
+        rows, width, of_rows, _ = f["moved"]["clip, uniform"]
+        job = Job(pairs=1, devices=2, batch=-(-rows // 2), micro_batch=1, width=width, trained=0, other=0, largest=0)
+        assert sum(traffic(job).values()) == 4 * of_rows / 2  # of a ring of two each sends half of what all end up with
 
 
 def test_a_gradient_that_is_not_finite_on_one_process_skips_the_step_on_all(
