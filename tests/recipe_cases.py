@@ -71,6 +71,11 @@ def classes(number: int) -> dict[str, Tensor]:
     return {**two_views(number), "label": torch.arange(B) // 2}
 
 
+def few_classes(number: int) -> dict[str, Tensor]:
+    """Four pictures of each of three classes."""
+    return {**two_views(number), "label": torch.arange(B) // 4}
+
+
 def patches(number: int) -> dict[str, Tensor]:
     return {"patches": views(number, 49, 4)}
 
@@ -119,11 +124,6 @@ def pairs_and_views(number: int) -> dict[str, Tensor]:
     return {**pairs(number), "views": views(100 + number)}
 
 
-CASES = {
-    "simclr": Case(lambda: simclr.simclr(simclr.Config(head_dim=8), encoder()), two_views),
-    # The second batch goes round the end of the queue.
-    "moco": Case(lambda: moco.moco(moco.Config(head_dim=8, momentum=0.5, queue=20), encoder()), two_views),
-    "byol": Case(lambda: byol.byol(byol.Config(hidden_dim=16, head_dim=8, momentum=0.5), encoder()), two_views),
 def taught_pairs(number: int) -> dict[str, Tensor]:
     """A teacher's rows, of another width, beside them."""
     g = torch.Generator().manual_seed(200 + number)
@@ -131,6 +131,11 @@ def taught_pairs(number: int) -> dict[str, Tensor]:
     return {**pairs(number), "teacher_image": rows[0], "teacher_text": rows[1]}
 
 
+CASES = {
+    "simclr": Case(lambda: simclr.simclr(simclr.Config(head_dim=8), encoder()), two_views),
+    # The second batch goes round the end of the queue.
+    "moco": Case(lambda: moco.moco(moco.Config(head_dim=8, momentum=0.5, queue=20), encoder()), two_views),
+    "byol": Case(lambda: byol.byol(byol.Config(hidden_dim=16, head_dim=8, momentum=0.5), encoder()), two_views),
     # In the first step prototypes are fixed and the queues fill; in the second they move, and the queues help.
     "swav": Case(
         lambda: swav.swav(
@@ -145,17 +150,18 @@ def taught_pairs(number: int) -> dict[str, Tensor]:
     "supcon": Case(lambda: supcon.supcon(supcon.Config(head_dim=8), encoder()), classes),
     "triplet": of_metric(mining="all"),
     "n_pair": of_metric(objective="n_pair"),
+    "n_pair, two tuples": Case(lambda: metric.metric(metric.Config(objective="n_pair"), encoder(), 4), few_classes),
     "margin": of_metric(objective="margin", mining="hard"),
     "logistic": of_metric(objective="logistic"),
     "siglip": Case(lambda: siglip.siglip(siglip.Config(), Towers(towers())), pairs),
     "slip": Case(lambda: clip.clip(clip.Config(image_loss="simclr"), Towers(towers())), pairs_and_views),
+    "distill": Case(lambda: clip.clip(clip.Config(distill=Path("teacher")), Towers(towers()), 20.0), taught_pairs),
 }
 
 
 def trained(case: Case, part: slice) -> Iterator[dict[str, Tensor]]:
     """Steps of plain descent in float64 on a part of each batch: loss, gradients and the state after it, by name."""
     method = case.method().double().train()
-    "distill": Case(lambda: clip.clip(clip.Config(distill=Path("teacher")), Towers(towers()), 20.0), taught_pairs),
     for step in range(STEPS):
         batch = {name: value[part] for name, value in case.batch(step).items()}
         progress = Progress(step, STEPS, 1, B)

@@ -20,7 +20,7 @@ from xmodal.config import parse
 from xmodal.data.pictures import open_pictures
 from xmodal.errors import InputError
 from xmodal.method import Progress
-from xmodal.objectives import triplet_loss
+from xmodal.objectives import n_pair_loss, triplet_loss
 from xmodal.pretrain import at_least
 from xmodal.train.metric import PRESETS, Config, metric, run
 
@@ -46,7 +46,7 @@ def test_each_objective_is_its_papers() -> None:
 
     # Sohn 2016, equation 4, of raw rows, and the mean of their squares.
     products = rows[0::2] @ rows[1::2].T
-    expected = (products.logsumexp(1) - products.diag()).mean() + 0.0015 * rows.square().sum(1).mean()
+    expected = (products.logsumexp(1) - products.diag()).mean() + 0.001 * rows.square().sum(1).mean()
     assert loss_of(Config(objective="n_pair"), rows, labels).item() == pytest.approx(expected.item())
 
     apart, same = torch.cdist(unit, unit), labels[:, None] == labels
@@ -86,18 +86,32 @@ def test_a_pair_that_a_stand_in_has_broken_is_left_out() -> None:
     assert loss_of(config, rows, labels) == loss_of(config, rows[rest], labels[rest])
 
 
+def test_more_pictures_of_a_class_are_more_tuples_of_one_pair_each() -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(B, 5, dtype=torch.float64)
+    labels = torch.arange(B) // 4
+    method: Any = metric(Config(objective="n_pair"), encoder(), 4)
+    tuples = rows.view(3, 2, 2, 5)  # classes, tuples, a pair
+    expected = [n_pair_loss(tuples[:, i, 0], tuples[:, i, 1], norm_weight=0.001) for i in range(2)]
+    assert method.loss(rows, labels, 0).item() == pytest.approx((sum(expected) / 2).item())  # type: ignore[union-attr]
+    labels[1] = 2  # the first class has no pair in the first tuple
+    expected[0] = n_pair_loss(tuples[1:, 0, 0], tuples[1:, 0, 1], norm_weight=0.001)
+    assert method.loss(rows, labels, 0).item() == pytest.approx((sum(expected) / 2).item())  # type: ignore[union-attr]
+
+
 def test_as_many_pictures_of_a_class_as_the_classes_ask_for(colours: Path) -> None:
     pictures = open_pictures(str(colours))  # three classes
     assert at_least(4)(pictures, 12) == 4
     assert at_least(4)(pictures, 24) == 8
     assert at_least(4)(pictures, 20) == 10
     assert at_least(2)(pictures, 4) == 2
+    assert at_least(2)(pictures, 9) == 3
+    assert at_least(2, step=2)(pictures, 12) == 4
 
 
 @pytest.mark.parametrize("objective", ["triplet", "n_pair", "margin", "logistic"])
 def test_a_run_and_what_it_leaves(objective: Any, colours: Path, tmp_path: Path) -> None:
-    batch = 6 if objective == "n_pair" else 12
-    config = Config(data=str(colours), output=tmp_path / "run", **{**TINY, "objective": objective, "batch_size": batch})
+    config = Config(data=str(colours), output=tmp_path / "run", **{**TINY, "objective": objective})
     told = run(config)
     assert set(told["scores"]) >= {"knn/top1", "retrieval/R@1", "retrieval/R@8", "pixels/top1"}
     assert told["protocol"]["retrieval"].startswith("of 9 judged pictures")
@@ -126,7 +140,9 @@ def test_wrong_input(colours: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["train", "metric", "--data", str(flat), "--preset", "quick", "--output", str(tmp_path / "a")]) == 2
     assert "metric learns from classes" in capsys.readouterr().err
     with pytest.raises(InputError, match="with 2 pictures of each class needs 6 classes, and there are 3"):
-        run(Config(data=str(colours), output=tmp_path / "c", **{**TINY, "objective": "n_pair"}))
-    with pytest.raises(InputError, match="n_pair takes one pair of each class"):
+        run(Config(data=str(colours), output=tmp_path / "c", pictures_per_class=2, **{**TINY, "objective": "n_pair"}))
+    with pytest.raises(InputError, match="--mining hard has no place here"):
         parse(Config, ["--objective", "n_pair", "--mining", "hard"], prog="")
+    with pytest.raises(InputError, match="--pictures-per-class 3: n_pair needs pairs"):
+        parse(Config, ["--objective", "n_pair", "--pictures-per-class", "3"], prog="")
     assert [p.name for p in tmp_path.iterdir() if p.name in "abc"] == []

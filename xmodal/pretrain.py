@@ -154,15 +154,15 @@ def view_batches(
     return ViewBatches(pictures, **shared, seed=config.seed, views=made, order=order)
 
 
-def at_least(k: int) -> Callable[[Pictures, int], int]:
-    """So many pictures of each class in a batch, or the fewest more with which the classes that there are fill it."""
+def at_least(k: int, step: int = 1) -> Callable[[Pictures, int], int]:
+    """So many pictures of each class in a batch, or the fewest steps more with which the classes there are fill it."""
 
     def found(pictures: Pictures, batch: int) -> int:
         import numpy as np
 
         assert pictures.labels is not None
         classes = int((np.bincount(pictures.labels[pictures.labels >= 0]) > 1).sum())
-        enough = (more for more in range(k, batch // 2 + 1) if batch % more == 0 and batch // more <= classes)
+        enough = (more for more in range(k, batch // 2 + 1, step) if batch % more == 0 and batch // more <= classes)
         return next(enough, k)  # with which the order says what is wrong
 
     return found

@@ -20,8 +20,8 @@ def n_pair_loss(anchor: Tensor, positive: Tensor, *, norm_weight: float = 0.0) -
     anchor, positive: (b, d), raw products as in the paper (pytorch-metric-learning makes rows unit unless told not
     to); row i of both is of one class, and all rows on all processes are of different classes: the order of samples
     has to see to that. b may differ between processes.
-    norm_weight: the paper keeps lengths small by an L2 term but gives no number. TensorFlow Addons' npairs_loss has
-    half of ours for the same number; pytorch-metric-learning's LpRegularizer takes ‖z‖ unless its power is 2.
+    norm_weight: the paper keeps lengths small by an L2 term but gives no number. TensorFlow's npairs_loss (contrib) has
+    half of ours for the same number, 0.002; pytorch-metric-learning's LpRegularizer takes ‖z‖ unless its power is 2.
 
     Exact over processes; nothing b × b is kept. Returns () float32, or float64 for float64 rows. Raises ValueError for
     shapes that don't match.
