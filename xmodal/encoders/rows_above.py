@@ -2,7 +2,8 @@
 
 van den Oord et al. 2018 (arXiv:1807.03748), section 3.2, say "a PixelCNN-style autoregressive model". The layers are
 those of Hénaff et al. 2020 (arXiv:1905.09272, appendix): along the row, down by one row, each narrow and beside a way
-around it.
+around it. Theirs are 256 wide beside 4096; at that ratio those of smaller networks would see nothing, so here it is a
+quarter, as in a residual network's own narrow blocks, up to 256.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ class Block(nn.Module):
 class RowsAbove(nn.Module):
     """(b, rows, columns, d) -> (b, rows, columns, d); a place sees as many rows above as there are blocks."""
 
-    def __init__(self, d: int, hidden: int = 256, blocks: int = 5) -> None:
+    def __init__(self, d: int, blocks: int = 5) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(*(Block(d, hidden) for _ in range(blocks)))
+        self.blocks = nn.Sequential(*(Block(d, min(256, max(1, d // 4))) for _ in range(blocks)))
 
     def forward(self, grid: Tensor) -> Tensor:
         return F.relu(self.blocks(grid.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
