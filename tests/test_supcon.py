@@ -35,7 +35,7 @@ def test_the_loss_is_the_papers() -> None:
     batch = classes(0)
     features = method.encode(batch)
     loss, _ = method.objective(features, method.targets(batch), Progress(0, 1, 1, B))
-    rows = F.normalize(method.head(features["views"].flatten(0, 1)), dim=1)
+    rows = F.normalize(method.head(F.normalize(features["views"].flatten(0, 1), dim=1)), dim=1)
     labels = batch["label"].repeat_interleave(2)
     similar = (rows @ rows.T / 0.1).fill_diagonal_(float("-inf"))
     expected = []

@@ -92,8 +92,11 @@ def supcon(config: Config, encoder: ImageEncoder) -> Method:
         def __init__(self) -> None:
             super().__init__()
             self.towers = encoder
-            # Section 3.1: a hidden layer of the encoder's width, 2048; no BatchNorm.
-            self.head = nn.Sequential(nn.Linear(encoder.d, encoder.d), nn.ReLU(), nn.Linear(encoder.d, config.head_dim))
+            # Section 3.1: a hidden layer of the encoder's width, 2048; no BatchNorm. As in google-research/supcon,
+            # projection_head.py, biases begin at 0 and the last layer has none.
+            first, last = nn.Linear(encoder.d, encoder.d), nn.Linear(encoder.d, config.head_dim, bias=False)
+            nn.init.zeros_(first.bias)
+            self.head = nn.Sequential(first, nn.ReLU(), last)
 
         def encode(self, batch: Batch) -> dict[str, Tensor]:
             return {"views": self.towers(batch["views"])}  # (b, 2, d)
@@ -104,7 +107,9 @@ def supcon(config: Config, encoder: ImageEncoder) -> Method:
         def objective(
             self, representations: dict[str, Tensor], targets: dict[str, Tensor], progress: Progress
         ) -> tuple[Tensor, dict[str, float | Tensor]]:
-            rows = normalize(self.head(representations["views"]), dim=-1)  # (b, 2, head_dim) unit
+            # Section 3.1: the encoder's features are unit rows before the head, too (models.py; HobbitLong's aren't).
+            features = normalize(representations["views"], dim=-1)  # (b, 2, d) unit
+            rows = normalize(self.head(features), dim=-1)  # (b, 2, head_dim) unit
             return sup_con_loss(rows.flatten(0, 1), targets["label"].repeat_interleave(2), config.temperature), {}
 
         def export(self) -> ImageEncoder:
