@@ -23,6 +23,7 @@ MOMENTS = {
     "update": "xmodal.distributed.sum_gradients",
     "evaluation": "xmodal.evaluators.embed.embed_texts",
     "saving": "xmodal.checkpoint._complete",  # the files are written, and have not got their name
+    "reading": "xmodal.data.batches.Batches.__getitem__",
     "opening": "xmodal.train.clip.open_data",
     "export": "xmodal.pair_method.PairMethod.export",
 }
@@ -41,7 +42,7 @@ def train(
 
     meet: (moment, nth); then it sends itself the signal; without one it stands still; SIGFPE is an error of Python's.
     rows: a file that gets a line a step with the rows of the batch.
-    beat: seconds between its signs of life, if not as usual.
+    beat: seconds between its signs of life, if not as usual; what else takes its time is as quick.
     """
     from xmodal.train.clip import Config, run
 
@@ -54,6 +55,7 @@ def train(
         if beat is not None:
             patch.setattr("xmodal.presence.BEAT", beat)
             patch.setattr("xmodal.presence.ENOUGH", 5 * beat)
+            patch.setattr("xmodal.stopping.GRACE", 5 * beat)
         if meet is not None:
             _before(patch, *meet, partial(_met, number))
         if rows is not None:

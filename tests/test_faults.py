@@ -8,6 +8,7 @@ import json
 import signal
 import socket
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 
 from tests import drawings
 from tests.forks import Forks
-from tests.test_resume import TOLD, losses
+from tests.test_resume import TOLD, losses, saved
 
 
 def on_two(forks: Forks, status: int, **config: Any) -> str:
@@ -142,3 +143,46 @@ def test_what_is_wrong_on_one_rank_alone_is_said_once_and_all_end_with_it(
     assert f"error: {name}No data '{tmp_path / 'none.csv'}': " in children[lacking].said
     assert "error: " not in children[1 - lacking].said
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_sigterm_is_heard_while_a_step_waits_for_data_that_does_not_come(
+    workers: int, forks: Forks, data: str, tmp_path: Path
+) -> None:
+    config = {**TOLD, "batch_size": 8, "workers": workers, "data": data, "output": tmp_path / "run"}
+    # The fourth of this process's batches, or with two workers that read in turn the second of each: the third of all.
+    child = forks.start("train", config=config, meet=("reading", 2 if workers else 4), number=None, beat=0.2)
+    done = stalled_after(tmp_path / "run", 2 if workers else 3)
+    child.kill(signal.SIGTERM)
+    assert child.wait(20) == 0, child.said[-3000:]
+    assert f"Stopped after step {done} of {TOLD['steps']}. With --resume it goes on." in child.said
+    assert saved(tmp_path / "run") == done
+
+
+@pytest.mark.parametrize("asked", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_sigterm_to_one_rank_is_heard_by_another_whose_data_does_not_come(
+    asked: int, forks: Forks, data: str, tmp_path: Path
+) -> None:
+    config = {**TOLD, "batch_size": 4, "data": data, "output": tmp_path / "run"}
+    ranks = forks.ranks("train", [{"meet": ("reading", 4), "number": None}, {}], config=config, beat=0.2)
+    stalled_after(tmp_path / "run", 3)
+    ranks[asked].kill(signal.SIGTERM)
+    for rank in ranks:
+        assert rank.wait(20) == 0, rank.said[-3000:]
+    assert "Stopped after step 3 of" in ranks[0].said
+    assert saved(tmp_path / "run") == 3
+
+    forks.run_ranks("train", config={**config, "resume": True})
+    forks.run_ranks("train", config={**config, "output": tmp_path / "whole"})
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+def stalled_after(output: Path, steps: int) -> int:
+    """Wait until so many steps are done."""
+    until = time.monotonic() + 60
+    while not (output / "metrics.jsonl").exists() or len(losses(output)) < steps:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    time.sleep(0.5)  # the next waits
+    assert len(losses(output)) == steps
+    return steps

@@ -180,9 +180,7 @@ def moved() -> dict[str, list[int]]:
     d = 64
     rows = [F.normalize(torch.randn(10 + distributed.rank(), d), dim=1).requires_grad_() for _ in range(2)]
     everywhere = distributed.count(len(rows[0]))
-    originals = {
-        name: getattr(dist, name) for name in ("all_gather_into_tensor", "reduce_scatter_tensor", "all_reduce")
-    }
+    originals = {name: getattr(dist, name) for name in (distributed.GATHER, distributed.REDUCE_SCATTER, "all_reduce")}
     for name in ("clip, uniform", "siglip, ids", "nt_xent", "sup_con", "simcse"):
         counts = [0, 0]
 

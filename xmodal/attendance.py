@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from xmodal.errors import Failed, InputError, SaidElsewhere, Stopped
-from xmodal.presence import GOING, Presence
+from xmodal.presence import GOING, STOP, Presence
 
 TIMEOUT = 600  # seconds, as torch has it for NCCL
 FIRST_STEP = 1800  # the same until a step is done: weights are fetched, kernels compiled, tables read
@@ -92,6 +92,23 @@ def last_word(error: Exception) -> Exception:
     if not _presence.is_to_say(str(named)):
         return SaidElsewhere(str(named))
     return named if _presence.rank == 0 else InputError(f"{_presence.name}: {named}")
+
+
+def ask_all_to_stop() -> None:
+    """Let the others know that this process was asked to stop."""
+    if _presence is not None:
+        _presence.post(STOP, "asked")
+
+
+def take_back_stop() -> None:
+    """Once all have stopped: what comes after it in this program is another run."""
+    if _presence is not None:
+        _presence.post(STOP, None)
+
+
+def is_asked_to_stop() -> bool:
+    """Whether another process said so, up to a second ago."""
+    return _presence is not None and _presence.stop is not None
 
 
 def _named(error: BaseException, presence: Presence) -> Any:

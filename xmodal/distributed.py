@@ -13,7 +13,8 @@ Every process of the scope calls these functions in the same order, also with no
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -29,6 +30,10 @@ from xmodal.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+# Torch 2.14 has new names for these and warns of the old ones.
+GATHER = "all_gather_single" if hasattr(dist, "all_gather_single") else "all_gather_into_tensor"
+REDUCE_SCATTER = "reduce_scatter_single" if hasattr(dist, "reduce_scatter_single") else "reduce_scatter_tensor"
 
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
 
@@ -110,7 +115,7 @@ def rows(b: int) -> Rows:
         return Rows((b,), 0)
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     every = torch.empty(processes(), dtype=torch.long, device=device)
-    dist.all_gather_into_tensor(every, torch.tensor([b], device=device))
+    getattr(dist, GATHER)(every, torch.tensor([b], device=device))
     return Rows(tuple(every.tolist()), dist.get_rank())
 
 
@@ -142,7 +147,7 @@ def all_gather(x: Tensor, spread: Rows) -> Tensor:
     sent = _padded(x, most).contiguous()
     received = x.new_empty((most * len(spread.sizes), *x.shape[1:]))
     if most:
-        dist.all_gather_into_tensor(received, sent)
+        getattr(dist, GATHER)(received, sent)
     if min(spread.sizes) < most:
         received = torch.cat([part[:n] for part, n in zip(received.split(most), spread.sizes, strict=True)])
     return received.to(home)
@@ -158,7 +163,7 @@ def reduce_scatter(x: Tensor, spread: Rows) -> Tensor:
     if min(spread.sizes) < most:
         x = torch.cat([_padded(part, most) for part in x.split(spread.sizes)])
     received = x.new_empty((most, *x.shape[1:]))
-    dist.reduce_scatter_tensor(received, x.contiguous())
+    getattr(dist, REDUCE_SCATTER)(received, x.contiguous())
     return received[: spread.sizes[spread.rank]]
 
 
@@ -269,12 +274,18 @@ def sum_gradients(parameters: Iterable[Tensor], extra: Tensor | None = None) -> 
     return summed
 
 
-def any_of(flag: bool) -> bool:
-    """Whether it is so on any process."""
+def any_of(flag: bool, meanwhile: Callable[[], None] | None = None) -> bool:
+    """Whether it is so on any process. meanwhile: is called while others are waited for; signals are heard then."""
     if processes() == 1:
         return flag
     told = torch.tensor(int(flag), device="cuda" if dist.get_backend() == "nccl" else "cpu")
-    dist.all_reduce(told)
+    work = dist.all_reduce(told, async_op=meanwhile is not None)
+    if work is not None and meanwhile is not None:
+        began = time.perf_counter()
+        while not work.is_completed():
+            meanwhile()
+            time.sleep(min(0.01, (time.perf_counter() - began) / 8))
+        work.wait()
     return bool(told.item())
 
 

@@ -77,9 +77,11 @@ def fit(
     groups = sharding.apart(method.parameter_groups())
     opt = optimizer(groups)
     start, skipped_steps, micro_batch = 0, 0, setting.micro_batch
+    saved = 0  # steps that were done then; of the beginning there is nothing to save
     if resume is not None:
         resume.restore(method, opt)
-        start, skipped_steps = resume.step, resume.state["skipped_steps"]
+        start = saved = resume.step
+        skipped_steps = resume.state["skipped_steps"]
         if micro_batch == "auto":  # dropout's draws depend on the slices
             micro_batch = resume.state.get("micro_batch") or "auto"
     if setting.compile:
@@ -98,6 +100,8 @@ def fit(
         }
         attendance.doing("saving a checkpoint")
         checkpoint.save(log.folder, step, method, opt, state)
+        nonlocal saved
+        saved = step
 
     def judge(step: int) -> None:
         if evaluate is not None:
@@ -105,13 +109,23 @@ def fit(
             method.eval()
             log.event(step, **evaluate())
 
+    def stopped(after: int, evaluation_due: bool = False) -> Stopped:
+        if saved != after:
+            save(after, evaluation_due)
+        log.end()
+        return Stopped(f"Stopped after step {after} of {setting.steps}. With --resume it goes on.")
+
     in_a_row, guards = 0, Guards()
     log.begin(start, setting.steps, data.global_batch)
     if resume is not None and resume.state.get("evaluation_due"):
         judge(start)
+        saved = -1  # for what was saved says that it is due
     attendance.at(start)
     began = time.perf_counter()
     for step, batch, skipped in loader(data, start, setting.steps, setting.workers, log.warn):
+        # Before anything is done with it, for a process whose data is late can take no part in what all do together.
+        if distributed.any_of(not batch, meanwhile=stopping.spread):
+            raise stopped(step)
         progress = Progress(step, setting.steps, data.steps_per_epoch, data.global_batch)
         method.train()
         if micro_batch == "auto":
@@ -168,9 +182,7 @@ def fit(
             except Stopped:
                 stop = True
         if stop:
-            save(done, evaluation_due=bool(due))
-            log.end()
-            raise Stopped(f"Stopped after step {done} of {setting.steps}. With --resume it goes on.")
+            raise stopped(done, evaluation_due=bool(due))
         if setting.save_every and done % setting.save_every == 0 and not last:
             save(done)
         attendance.at(done)

@@ -19,7 +19,8 @@ BEAT = 1.0  # seconds
 ENOUGH = 5 * BEAT  # without a sign, once a connection has broken; a busy machine may delay some
 GOING, ENDED, LEFT_ALONE = "", "ended", "left alone"  # what a process says of itself; or which error ended it
 LAST = -1  # the number of a process's last sign
-WRONG = "wrong"  # where the store has what is wrong with the input of a process
+# Where the store has what is wrong with the input of one of them, and that one was asked to stop.
+WRONG, STOP = "wrong", "stop"
 
 
 class Presence:
@@ -34,7 +35,8 @@ class Presence:
         self.step, self.state = 0, GOING  # steps done
         self.doing = ""  # if it isn't a step
         self.first: int | None = None  # steps done when this run began
-        self.wrong: str | None = None  # what is wrong with the input of one of them
+        self.wrong: str | None = None  # as the store has it
+        self.stop: str | None = None
         self._keys = [f"presence/{r}" for r in range(processes)]
         self._address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         self._store = store
@@ -72,13 +74,22 @@ class Presence:
         known, self.wrong = self.wrong, wrong
         if not self._store_is_there():
             return known != wrong
-        self._store.set(WRONG, wrong)
+        self.post(WRONG, wrong)
         self._news.set()
         said = f"said/{hashlib.sha256(wrong.encode()).hexdigest()}"
         until = time.monotonic() + ENOUGH
         while self.rank and time.monotonic() < until and not self._store.check([said]):
             time.sleep(BEAT / 10)
         return self._store.add(said, 1) == 1
+
+    def post(self, key: str, text: str | None) -> None:
+        """Put up what all shall know, or take it down."""
+        if not self._store_is_there():
+            return
+        if text is None:
+            self._store.delete_key(key)
+        else:
+            self._store.set(key, text)
 
     def account(self, problem: str) -> str:
         """What became of the others, for a message, after a connection broke or timed out. Takes seconds."""
@@ -117,8 +128,11 @@ class Presence:
         self._store.set(self._keys[self.rank], json.dumps({**sign, "step": self.step, "state": self.state}))
 
     def _listen(self) -> None:
-        if self.wrong is None and self._store.check([WRONG]):
-            self.wrong = self._store.get(WRONG).decode()
+        self.wrong = self.wrong or self._posted(WRONG)
+        self.stop = self._posted(STOP)
+
+    def _posted(self, key: str) -> str | None:
+        return self._store.get(key).decode() if self._store.check([key]) else None
 
     def _end_signs(self) -> None:
         self._ended = True

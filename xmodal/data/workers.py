@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from xmodal import distributed, guards
+from xmodal import distributed, guards, stopping
 from xmodal.data import reading
 from xmodal.data.batches import Steps
 from xmodal.data.stand_ins import Skipped
@@ -31,6 +31,7 @@ from xmodal.errors import Failed, InputError
 from xmodal.machine import usable_cores
 
 AHEAD = 4  # batches that each worker has ready or under way
+LOOK_EVERY = 0.5  # seconds
 
 Warn = Callable[[int, str], None]
 
@@ -40,6 +41,7 @@ def loader(
 ) -> Iterator[tuple[int, dict[str, Tensor], list[Skipped]]]:
     """Steps start … stop − 1 in order, each with its batch and what was skipped for it.
 
+    An empty batch is the last: a stop was asked for, and its data did not come in time (`stopping.unless_late`).
     warn: is told, with the number of the step from 1 on, of a step that waits for its data and for which sample, and
     of a loader that is slower than the training; the first from a thread of its own, while the step waits.
     When a worker dies torch raises a RuntimeError, here or in what is done with a batch; see `deaths_named`.
@@ -66,7 +68,12 @@ def loader(
         for step in steps:
             asked = time.perf_counter()
             with watch.waiting(step):
-                found = next(told)
+                found = stopping.unless_late(lambda: next(told))
+            if found is None:
+                for process in desk.processes:  # or the end would wait for each
+                    process.terminate()
+                yield step, {}, []
+                return
             worked, waited, came = asked - came, time.perf_counter() - asked, time.perf_counter()
             if isinstance(found, InputError | Failed):
                 raise found
@@ -210,7 +217,7 @@ def _dead(desk: Desk, error: Exception) -> BaseProcess | None:
 
 
 class _Watch:
-    """A thread that speaks up while a step waits for its data."""
+    """A thread that speaks up while a step waits for its data, and ends that where a stop was asked for."""
 
     def __init__(self, desk: Desk, warn: Warn | None) -> None:
         self.desk, self.warn = desk, warn
@@ -219,8 +226,7 @@ class _Watch:
         self.over = threading.Event()
 
     def __enter__(self) -> _Watch:
-        if self.warn is not None:
-            threading.Thread(target=self._look, args=[self.warn], name="watch over the loader", daemon=True).start()
+        threading.Thread(target=self._look, name="watch over the loader", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -234,9 +240,12 @@ class _Watch:
         self.now = None
         self.stall.came(time.perf_counter() - began)
 
-    def _look(self, warn: Warn) -> None:
-        while not self.over.wait(self.stall.patience / 20):
-            now = self.now
-            if now is not None and self.stall.waits(time.perf_counter() - now[1]):
+    def _look(self) -> None:
+        while not self.over.wait(min(LOOK_EVERY, self.stall.patience / 20)):
+            if (now := self.now) is None:
+                continue
+            waited = time.perf_counter() - now[1]
+            stopping.give_up_if_late(waited)
+            if self.warn is not None and self.stall.waits(waited):
                 told = f"its data has not come for {self.stall.patience:g} s: {self.desk.waits_for(now[0])}."
-                warn(now[0] + 1, told)
+                self.warn(now[0] + 1, told)
