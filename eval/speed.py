@@ -79,7 +79,8 @@ class Config:
     keep_mib: int = 0
     """clip: memory in which exponentials may be kept for the backward pass."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Losses: the type of the embeddings. text, step: bf16 is autocast of open_clip's and ours."""
+    """Losses: the type of the embeddings. text, step, pretrain: bf16 is autocast of theirs and
+    ours."""
     micro_batch: int = 64
     """grad_cache: pairs in a slice."""
     data: str | None = None
@@ -177,7 +178,12 @@ def run(config: Config) -> dict[str, Any]:
 
         assert config.data is not None
         result = pretraining.compare(
-            *(config.method, config.data), epochs=config.epochs, workers=config.workers, seeds=range(config.seeds)
+            config.method,
+            config.data,
+            epochs=config.epochs,
+            workers=config.workers,
+            precision=config.precision,
+            seeds=range(config.seeds),
         )
         _print(result)
     else:

@@ -156,7 +156,8 @@ def train(
 ) -> tuple[ImageEncoder, list[float]]:
     """A copy of the encoder, trained as long as there are views, and when each step ended, in seconds.
 
-    steps, lr: how long the whole training is, and the rate of a step.
+    steps, lr: how long the whole training is, and the rate of a step. With the config's bf16 the model, its loss too,
+    runs under autocast, as by Lightning's "bf16-mixed".
     """
     encoder = copy.deepcopy(start).train()
     model = MODELS[method](encoder.image, encoder.d, config)
@@ -169,7 +170,8 @@ def train(
     for step, (first, second) in enumerate(views):
         for group in optimizer.param_groups:
             group["lr"] = lr(step)
-        loss = model(first, second, step, steps)
+        with torch.autocast(first.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            loss = model(first, second, step, steps)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -44,7 +44,7 @@ def compare(method: PretrainingName, data: str, *, epochs: float, workers: int, 
     The recipe's preset `quick` says the rest. Raises InputError for data without classes.
     """
     recipe = importlib.import_module(f"xmodal.train.{method}")
-    told = {"epochs": epochs, "workers": workers, "data": data, "save_every": 0}
+    told = {"epochs": epochs, "workers": workers, "precision": precision, "data": data, "save_every": 0}
     config = recipe.Config(**recipe.PRESETS["quick"] | told)
     train, held = open_data(config)
     if held is None or train.labels is None or held.labels is None:
@@ -73,6 +73,7 @@ def compare(method: PretrainingName, data: str, *, epochs: float, workers: int, 
             "backbone": f"{config.model}, fresh, the same weights for both",
             "epochs": epochs,
             "batch size": config.batch_size,
+            "type": precision,
             "optimizer": f"{config.optimizer}, rate {config.lr:g} of a batch of 256, weight decay {config.wd:g}",
             "ours": f"xmodal train {method} --preset quick",
             "theirs": "lightly's heads, loss and momentum update in a plain loop, settings alike, on our views",
