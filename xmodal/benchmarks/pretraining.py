@@ -38,7 +38,9 @@ TIMED = 20
 PretrainingName = Literal["simclr", "moco", "byol", "barlow_twins"]
 
 
-def compare(method: PretrainingName, data: str, *, epochs: float, workers: int, seeds: Sequence[int]) -> dict[str, Any]:
+def compare(
+    method: PretrainingName, data: str, *, epochs: float, workers: int, precision: str, seeds: Sequence[int]
+) -> dict[str, Any]:
     """Seconds an epoch and k-NN top-1 of both, for each seed; as plain data.
 
     The recipe's preset `quick` says the rest. Raises InputError for data without classes.
