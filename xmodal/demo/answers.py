@@ -92,7 +92,7 @@ class Answers:
     def header(self) -> str:
         gallery = self.gallery
         counts = {"picture": len(gallery.image), "text": len(gallery.text), "class": len(gallery.classes)}
-        return self._render("header", name=self.name, data=gallery.name, counts=counts, said=gallery.said)
+        return self._render("header", self.name, gallery.name, counts, gallery.said)
 
     def a_text(self, turn: int) -> str:
         """One of the gallery's texts, another each turn."""
@@ -105,7 +105,7 @@ class Answers:
             return None
         row = _of_turn(turn, len(self.gallery.image))
         picture = thumbnails(self.gallery.pictures, [row])[row]
-        return Asked(np.array(self.gallery.image[row], dtype=np.float32), picture, row)
+        return Asked(np.asarray(self.gallery.image[row]).astype(np.float32), picture, row)
 
     def read(self, file: str) -> Asked:
         """A file that was dropped. Raises InputError, with what is wrong with it in words for whoever dropped it."""
@@ -127,7 +127,7 @@ class Answers:
     def pictures_like(self, asked: Asked | None) -> str:
         """The pictures that are nearest to a picture, it itself left out; those of its class are marked."""
         if asked is None:
-            return self._render("nothing", words="Drop a picture, or take one of the data's.")
+            return self._render("nothing", "Drop a picture, or take one of the data's.")
         labels, own = self.gallery.labels, asked.own
         known = own is not None and labels[own] >= 0
         right = set(np.flatnonzero(labels == labels[own]).tolist()) - {own} if known else set()
@@ -136,20 +136,19 @@ class Answers:
     def texts_for(self, text: str) -> str:
         """The texts that are nearest to a text."""
         similarity, place = self._nearest(encode_query(self.model, _question(text)), self.gallery.text, 2 * TEXTS)
-        return self._render(
-            "texts", hits=[(s, False, self.gallery.texts(p)) for s, p in zip(similarity, place, strict=True)]
-        )
+        hits = [(s, False, self.gallery.texts(p)) for s, p in zip(similarity, place, strict=True)]
+        return self._render("texts", hits)
 
     def captions_of(self, asked: Asked | None, classes: str, templates: str) -> str:
         """The texts that are nearest to a picture, its own ones marked, and what its class may be."""
         if asked is None:
-            return self._render("nothing", words="Drop a picture, or take one of the data's.")
+            return self._render("nothing", "Drop a picture, or take one of the data's.")
         hits, missed, query, gallery = [], None, torch.from_numpy(asked.row)[None], self.gallery
         if len(gallery.text):
             own = [] if asked.own is None else self._texts_of.get(asked.own, [])
             similarity, place = self._nearest(query, gallery.text, TEXTS)
             hits = [(s, p in own, gallery.texts(p)) for s, p in zip(similarity, place, strict=True)]
-            if own and not set(own) & set(place):
+            if own and set(own).isdisjoint(place):
                 similarity, row, rank = best_of(query, gallery.text, own)
                 missed = similarity, gallery.texts(row), rank
         try:
@@ -163,7 +162,7 @@ class Answers:
         """What a picture's class may be."""
         names, rows = self._classes(classes, templates)
         if asked is None:
-            return self._render("nothing", words="Drop a picture in the tab before this one.")
+            return self._render("nothing", "Drop a picture in the tab before this one.")
         return self._render("likely_classes", asked, *self._bars(asked, names, rows))
 
     def judged(self, classes: str, templates: str) -> str:
@@ -184,7 +183,7 @@ class Answers:
         )
 
     def problem(self, error: InputError) -> str:
-        return self._render("problem", words=str(error))
+        return self._render("problem", str(error))
 
     def _classes(self, classes: str, templates: str) -> tuple[list[str], Tensor]:
         assert self.prompts is not None
@@ -198,20 +197,19 @@ class Answers:
         if asked.own is not None and gallery.labels[asked.own] >= 0:
             right = int(zero_shot.stands_for(names, gallery.classes)[gallery.labels[asked.own]])
         order = np.argsort(-values, kind="stable")[:CLASSES]
-        return [(names[i], float(values[i]), i == right) for i in order.tolist()], kind
+        return [(names[i], float(values[i]), i == right) for i in map(int, order)], kind
 
     def _pictures(self, query: Tensor, right: set[int], asked: Asked | None = None) -> str:
         assert self.gallery.pictures is not None
+        own = asked.own if asked else None
         similarity, place = self._nearest(query, self.gallery.image, PICTURES + 1)
-        found = [(s, p) for s, p in zip(similarity, place, strict=True) if not asked or p != asked.own][:PICTURES]
-        missed = (
-            best_of(query, self.gallery.image, sorted(right))
-            if right - {p for _, p in found} == right != set()
-            else None
-        )
+        found = [(s, p) for s, p in zip(similarity, place, strict=True) if p != own][:PICTURES]
+        unseen = right if right.isdisjoint(place) else set()
+        missed = best_of(query, self.gallery.image, sorted(unseen), own) if unseen else None
         made = thumbnails(self.gallery.pictures, [*(p for _, p in found), *([missed[1]] if missed else [])])
         hits = [(s, p in right, made[p], self._named(p)) for s, p in found]
-        return self._render("pictures", hits, missed and (missed[0], made[missed[1]], missed[2]), bool(right), asked)
+        late = missed and (missed[0], made[missed[1]], missed[2])
+        return self._render("pictures", hits, late, bool(right), asked)
 
     def _named(self, row: int) -> str:
         """What a picture is: its first text, else its class, else what the data calls it."""
@@ -227,20 +225,21 @@ class Answers:
         similarity, place = nearest(query, rows, most)
         return similarity[0].tolist(), place[0].tolist()
 
-    def _render(self, part: str, *values: Any, **named: Any) -> str:
-        return getattr(self.templates.get_template("answers.html.j2").module, part)(*values, **named)
+    def _render(self, part: str, *values: Any) -> str:
+        """A macro of the template, with values."""
+        return getattr(self.templates.get_template("answers.html.j2").module, part)(*values)
 
 
-def best_of(query: Tensor, rows: Any, right: Sequence[int]) -> tuple[float, int, int]:
+def best_of(query: Tensor, rows: Any, right: Sequence[int], own: int | None = None) -> tuple[float, int, int]:
     """The nearest of the right answers to a query (1, d): its similarity, its row, and its rank among wrong ones.
 
-    A tie with a wrong one is lost, as in the scores.
+    A tie with a wrong one is lost, as in the scores. own: the row of the query itself, which is no answer.
     """
-    similarity = torch.as_tensor(np.asarray(rows, dtype=np.float32)) @ query[0]  # (m,)
-    own = similarity[list(right)]
-    best = float(own.max())
-    wrong = int((similarity >= best - TIE).sum()) - int((own >= best - TIE).sum())
-    return best, right[int(own.argmax())], wrong + 1
+    similarity = torch.from_numpy(np.asarray(rows).astype(np.float32)) @ query[0]  # (m,)
+    of_right = similarity[list(right)]
+    best = float(of_right.max())
+    similarity[[*right, *([] if own is None else [own])]] = -torch.inf
+    return best, right[int(of_right.argmax())], int((similarity >= best - TIE).sum()) + 1
 
 
 def _of_turn(turn: int, n: int) -> int:

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -61,7 +61,7 @@ class Config:
 def run(config: Config) -> None:
     """Embed, then serve until it is interrupted; or write a picture of the page."""
     need_gradio()
-    from xmodal.demo.server import listen, server
+    from xmodal.demo.server import address_of, listen, server
 
     if config.screenshot:
         from xmodal.demo.chromium import find_chromium
@@ -101,11 +101,6 @@ def open_answers(config: Config) -> Answers:
     if isinstance(model, SequenceEncoder):
         raise InputError(f"{config.model} takes sequences; the page is for models of pictures or texts.")
     return Answers(model, config.model, open_gallery(model, config.data, config.index, config.most))
-
-
-def address_of(listening: Any) -> str:
-    host, port = listening.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,19 +13,20 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
-from xmodal.demo.chromium import Chromium
+from xmodal.demo.chromium import PATIENCE, Chromium
+from xmodal.demo.server import address_of
 from xmodal.errors import Failed, InputError
 
 WIDTH, HIGHEST = 1280, 1400
 COLOURS = 128  # of the file; a page has few, and a README's picture should load at once
-READY = "document.querySelector('.report .pictures img, .report .captions li, .report .likely li') !== null"
+READY = """document.querySelector('.report .pictures img, .report .captions li, .report .likely li') !== null
+    && !document.body.innerText.includes('Loading')
+    && Array.from(document.images).every(image => image.complete)"""
 
 
 @contextmanager
 def running(serving: Any, listening: Any) -> Iterator[str]:
     """The server in a thread of its own; its address."""
-    from xmodal.demo.demo import address_of
-
     thread = threading.Thread(target=serving.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:
@@ -43,9 +45,8 @@ def take(serving: Any, listening: Any, path: Path) -> None:
             "Math.ceil(document.querySelector('.gradio-container').getBoundingClientRect().height)"
         )
         browser.resize(WIDTH, min(HIGHEST, height))
-        browser.wait_for("Array.from(document.images).every(image => image.complete)")
-        data = browser.picture()
-    strangers = {address for url in browser.asked if (address := foreign(url, address))}
+        data = at_rest(browser)
+    strangers = {host for url in browser.asked if (host := foreign(url, address))}
     if strangers:
         raise Failed(f"The page asked other hosts: {', '.join(sorted(strangers))}")
     image = Image.open(io.BytesIO(data)).convert("RGB").quantize(COLOURS)
@@ -54,6 +55,17 @@ def take(serving: Any, listening: Any, path: Path) -> None:
         image.save(path, "PNG", optimize=True)
     except OSError as error:
         raise InputError(f"Cannot write {path}: {error.strerror}.") from None
+
+
+def at_rest(browser: Chromium) -> bytes:
+    """The window as PNG when nothing in it moves any more: twice the same, half a second apart."""
+    until, last = time.monotonic() + PATIENCE, b""
+    while (now := browser.picture()) != last:
+        if time.monotonic() > until:
+            raise Failed(f"The page did not come to rest in {PATIENCE} s.")
+        last = now
+        time.sleep(0.5)
+    return now
 
 
 def foreign(url: str, address: str) -> str | None:

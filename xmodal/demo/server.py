@@ -106,6 +106,11 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
+def address_of(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 @contextmanager
 def server(answers: Answers, listening: socket.socket) -> Iterator[uvicorn.Server]:
     """A server, not running yet; what is uploaded lies in a folder of its own that goes with it."""
@@ -134,5 +139,6 @@ def server(answers: Answers, listening: socket.socket) -> Iterator[uvicorn.Serve
         )
         host = listening.getsockname()[0]
         gate = Gate(app, LOOPBACK if host in LOOPBACK else None)
-        # A page that is open keeps its connection; ending the server doesn't wait for it.
-        yield uvicorn.Server(uvicorn.Config(gate, log_level="warning", timeout_graceful_shutdown=1))
+        # A page that is open keeps its connection; ending the server neither waits for it nor complains of it. What
+        # goes wrong in an answer gradio prints by itself.
+        yield uvicorn.Server(uvicorn.Config(gate, log_level="critical", timeout_graceful_shutdown=1))
