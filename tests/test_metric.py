@@ -18,11 +18,12 @@ from tests.recipe_cases import B, classes, encoder
 from xmodal.cli import main
 from xmodal.config import parse
 from xmodal.data.pictures import open_pictures
+from xmodal.encoders.image import open_image_encoder, with_embedding
 from xmodal.errors import InputError
 from xmodal.method import Progress
 from xmodal.objectives import n_pair_loss, triplet_loss
 from xmodal.pretrain import at_least
-from xmodal.train.metric import PRESETS, Config, metric, run
+from xmodal.train.metric import PRESETS, Config, metric, run, shorten
 
 TINY: dict[str, Any] = {
     **{"preset": "quick", **PRESETS["quick"], "batch_size": 12, "steps": 2, "image_size": 16, "warmup_epochs": None},
@@ -97,6 +98,20 @@ def test_more_pictures_of_a_class_are_more_tuples_of_one_pair_each() -> None:
     labels[1] = 2  # the first class has no pair in the first tuple
     expected[0] = n_pair_loss(tuples[1:, 0, 0], tuples[1:, 0, 1], norm_weight=0.001)
     assert method.loss(rows, labels, 0).item() == pytest.approx((sum(expected) / 2).item())  # type: ignore[union-attr]
+
+
+def test_n_pairs_begin_with_short_rows() -> None:
+    """As sure as nothing is known: the loss of equal rows is ln N."""
+    torch.manual_seed(0)
+    whole = with_embedding(open_image_encoder("small", 32), 128)
+    pictures = torch.randint(0, 256, (40, 3, 32, 32)).byte()
+    labels = torch.arange(40) // 2
+    before = whole(pictures).detach()
+    shorten(whole, 128)
+    after = whole(pictures).detach()
+    assert torch.allclose(F.normalize(after, dim=1), F.normalize(before, dim=1), atol=1e-5)
+    config = Config(objective="n_pair", norm_weight=0.0)
+    assert loss_of(config, after, labels) < 1.1 * np.log(20) < loss_of(config, before, labels)
 
 
 def test_as_many_pictures_of_a_class_as_the_classes_ask_for(colours: Path) -> None:
