@@ -192,12 +192,14 @@ def deaths_named() -> Iterator[None]:
         yield
     except (RuntimeError, ConnectionError, EOFError) as error:
         desk = _last.desk
-        process = desk and _dead(desk, error)
-        if desk is None or process is None:  # a worker of something else, or another fault
-            raise
-        process.join(5)
-        for other in desk.processes:  # torch forgets them once it has failed
-            other.terminate()
+        with _told_once():
+            process = desk and _dead(desk, error)
+            if desk is None or process is None:  # a worker of something else, or another fault
+                raise
+            for other in desk.processes:  # torch forgets them once it has failed
+                other.terminate()
+            for each in desk.processes:
+                each.join(5)
         code = process.exitcode or 0
         by = signal.Signals(-code).name if code < 0 else ""
         how = f"was killed by {by}" if by else f"ended with exit code {code}"
@@ -207,12 +209,28 @@ def deaths_named() -> Iterator[None]:
         _last.desk = None
 
 
+@contextmanager
+def _told_once() -> Iterator[None]:
+    """Torch tells of a dead worker from a signal's handler, too, wherever the main thread is by then; not inside."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        yield
+        return
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 def _dead(desk: Desk, error: Exception) -> BaseProcess | None:
     """The worker whose death an error tells of: torch names it, or a batch broke off on its way."""
     if isinstance(error, RuntimeError):
         told = _DEATH.match(str(error))
         return next((p for p in desk.processes if told and p.pid == int(told[1])), None)
-    wait([p.sentinel for p in desk.processes], timeout=5)
+    ended = wait([p.sentinel for p in desk.processes], timeout=5)
+    for process in desk.processes:
+        if process.sentinel in ended:
+            process.join(5)  # what it had open is closed before it is gone
     return next((p for p in desk.processes if p.exitcode), None)
 
 
