@@ -64,7 +64,7 @@ def test_rows_come_in_the_order_of_the_texts(monkeypatch: pytest.MonkeyPatch) ->
 def test_batches_are_no_larger_than_they_may_be() -> None:
     tower = Sums()
     encode_texts(tower, Letters(), ["abc"] * 10, device=CPU, batch_size=4)
-    assert [b for b, _ in tower.shapes] == [4, 4, 2]
+    assert sorted(b for b, _ in tower.shapes) == [2, 4, 4]  # threads take them in any order
     assert encode_texts(tower, Letters(), [], device=CPU).rows.shape[0] == 0
 
 
