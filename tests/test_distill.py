@@ -92,7 +92,14 @@ def test_rows_belong_to_their_picture_and_their_text(
     assert taught.scale == pytest.approx(towers.scale)
 
 
-@pytest.mark.parametrize("more", [[], ["--captions", "all", "--micro-batch", "3"], ["--lock-image", "--lock-text"]])
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        pytest.param(["--captions", "all", "--micro-batch", "3"], marks=pytest.mark.slow),
+        ["--lock-image", "--lock-text"],
+    ],
+)
 def test_a_run_goes_on_to_the_same_bytes(more: list[str], teacher: Path, picture_pairs: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     flags = ["train", "clip", "--data", str(picture_pairs), "--output", str(folder), *QUICK, "--save-every", "1", *more]

@@ -54,6 +54,7 @@ def test_from_the_same_weights_and_views_the_gradient_is_the_same(method: str) -
     assert cosine == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_both_are_trained_and_timed(tmp_path: Path) -> None:
     from PIL import Image
 
