@@ -58,7 +58,7 @@ def cuts_of_file(file: Path | bytes, cuts: Sequence[Cut], exact: bool = False) -
     image = opened(data)
     orientation = _orientation(image)
     boxes = [_stored(image.size, orientation, rectangle, size) for rectangle, size, _ in cuts]
-    sizes = [size[::-1] if orientation in SWAPPED else size for _, size, _ in cuts]
+    sizes = [(size[1], size[0]) if orientation in SWAPPED else size for _, size, _ in cuts]
     scale = 1 if exact else min(_scale(image, len(data), *view) for view in zip(boxes, sizes, strict=True))
     smooth = min(_shrinks(*view) for view in zip(boxes, sizes, strict=True)) >= SMOOTH
     with pixels_read():

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
-import gradio as gr
-from gradio.themes import Base
+import gradio as gr  # pyright: ignore[reportMissingImports]
+from gradio.themes import Base  # pyright: ignore[reportMissingImports]
 
 from xmodal.demo.answers import LETTERS, Answers, Asked
 from xmodal.errors import InputError

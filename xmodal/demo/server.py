@@ -13,7 +13,7 @@ from xmodal.demo.answers import MOST_BYTES, Answers
 from xmodal.errors import InputError
 
 if TYPE_CHECKING:
-    import uvicorn
+    import uvicorn  # pyright: ignore[reportMissingImports]
 
 MOST_ASKED = MOST_BYTES + 1_000_000  # bytes of a request
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -117,9 +117,9 @@ def server(answers: Answers, listening: socket.socket) -> Iterator[uvicorn.Serve
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported: nothing is reported or looked up
     with tempfile.TemporaryDirectory(prefix="xmodal-demo-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
-        import fastapi
-        import gradio
-        import uvicorn
+        import fastapi  # pyright: ignore[reportMissingImports]
+        import gradio  # pyright: ignore[reportMissingImports]
+        import uvicorn  # pyright: ignore[reportMissingImports]
 
         from xmodal.demo.page import build, head, theme
 

@@ -92,7 +92,7 @@ class Embedder:
         """Texts or pictures (n) -> (n, d) float32."""
         from xmodal.embedding.embedder import check, embed_some
 
-        kind = _kind(cells, self.model) if self.kind is None else self.kind
+        kind: Any = _kind(cells, self.model) if self.kind is None else self.kind
         check(self.model, kind, self.setting)
         if kind == "image":
             return self._pictures(cells)
