@@ -15,7 +15,6 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from xmodal.data.decode import decode_each
 from xmodal.data.glyphs import TEMPLATES
 from xmodal.data.lines import read_templates
 from xmodal.data.pictures import NONE, open_pictures, splits_of_pictures
@@ -159,7 +158,7 @@ def of_indexes(model: Model | ImageEncoder, folders: Sequence[Path]) -> Gallery:
     parts: dict[str, Any] = {}
     if image:
         labels = np.full(len(image), NONE)
-        parts |= {"image": image.rows, "pictures": _OfIndex(image), "labels": labels}
+        parts |= {"image": image.rows, "pictures": image, "labels": labels}
     if text:
         parts |= {"text": text.rows, "texts": text.item}
     return Gallery(" and ".join(index.about["data"] for index in opened.values()), **parts)
@@ -209,19 +208,6 @@ class _Watched:
     def images(self, rows: np.ndarray) -> list[Image.Image | np.ndarray | BadSample]:
         self.bar.update(len(rows))
         return self.source.images(rows)
-
-
-class _OfIndex:
-    """The pictures of an index, as many as are there still."""
-
-    def __init__(self, index: Index) -> None:
-        self.index = index
-
-    def images(self, rows: np.ndarray) -> list[Image.Image | np.ndarray | BadSample]:
-        return decode_each(self.index.path(row) for row in rows.tolist())
-
-    def key(self, row: int) -> str:
-        return self.index.item(row)
 
 
 def _bar(n: int) -> Any:

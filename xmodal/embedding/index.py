@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 
+from xmodal.data.decode import decode_each
 from xmodal.data.image_paths import resolve
 from xmodal.embedding.outputs import ABOUT, ITEMS, ROWS
-from xmodal.errors import InputError
+from xmodal.errors import BadSample, InputError
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,14 @@ class Index:
     def path(self, row: int) -> Path:
         """Where the picture of a row was; it may be gone."""
         return resolve(Path(self.about["root"] or "."), self.item(row))
+
+    def images(self, rows: np.ndarray) -> list[Image.Image | np.ndarray | BadSample]:
+        """The pictures of rows, as many as are there still."""
+        return decode_each(self.path(row) for row in rows.tolist())
+
+    def key(self, row: int) -> str:
+        """What a picture is called where one is shown."""
+        return self.item(row)
 
 
 def open_index(folder: Path) -> Index:

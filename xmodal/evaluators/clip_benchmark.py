@@ -33,7 +33,7 @@ from xmodal.data.decode import encoded, opened, pixels_read
 from xmodal.errors import InputError
 from xmodal.evaluators import bootstrap, zeroshot
 from xmodal.evaluators.embed import DualEncoder, embed_images, embed_texts
-from xmodal.evaluators.evaluate import INTERVAL, Result
+from xmodal.evaluators.evaluate import INTERVAL, Result, embed_labelled
 from xmodal.evaluators.scores import Scores
 
 BLOCK = 4096  # queries whose similarities are held at a time
@@ -97,9 +97,7 @@ def evaluate_zero_shot(
     batch_size: int = 256,
 ) -> tuple[dict[str, Any], Scores, np.ndarray]:
     """As `evaluate.evaluate_zero_shot`. labelled: has images(rows, decoders), too."""
-    image, readable, bad = embed_images(model, _plain_images(labelled), np.arange(len(labelled.labels)), batch_size)
-    if not readable.any():
-        raise InputError(f"No image of {labelled.name} can be read: {', '.join(bad)}.")
+    image, readable = embed_labelled(model, _plain_images(labelled), labelled, batch_size)
     text = zeroshot.class_embeddings(lambda prompts: embed_texts(model, prompts, batch_size), classes, templates)
     labels, groups = labelled.labels[readable], labelled.image_id[readable]
     hits, nearest = classification_hits(image, text, labels)

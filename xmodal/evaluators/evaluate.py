@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from xmodal import __version__
 from xmodal.data.source import Source
@@ -71,9 +72,7 @@ def evaluate_zero_shot(
 
     labelled: has images(rows), labels (n,), image_id (n,), name.
     """
-    image, readable, bad = embed_images(model, labelled.images, np.arange(len(labelled.labels)), batch_size)
-    if not readable.any():
-        raise InputError(f"No image of {labelled.name} can be read: {', '.join(bad)}.")
+    image, readable = embed_labelled(model, labelled.images, labelled, batch_size)
     text = zeroshot.class_embeddings(lambda prompts: embed_texts(model, prompts, batch_size), classes, templates)
     labels, groups = labelled.labels[readable], labelled.image_id[readable]
     of_label, predicted = zeroshot.predictions(image, text, labels)
@@ -115,3 +114,16 @@ def together(results: dict[str, Result]) -> Result:
     apart = {name: protocol for name, protocol in apart.items() if protocol}
     scores = {f"{name}/{key}": score for name, (_, part) in results.items() for key, score in part.items()}
     return {**shared, **apart}, scores
+
+
+def embed_labelled(
+    model: DualEncoder, images: Callable[..., Any], labelled: Any, batch_size: int
+) -> tuple[Tensor, np.ndarray]:
+    """Unit rows of the labelled images that can be read, (n, d), and which those are. InputError where none can.
+
+    images: how they are read, as `labelled.images`.
+    """
+    image, readable, bad = embed_images(model, images, np.arange(len(labelled.labels)), batch_size)
+    if not readable.any():
+        raise InputError(f"No image of {labelled.name} can be read: {', '.join(bad)}.")
+    return image, readable

@@ -36,7 +36,7 @@ def write_search_page(path: Path, index: Index, answers: Sequence[Mapping[str, A
             kind=index.kind,
             answers=answers,
             asked=_by_name(asked),
-            pictures=thumbnails(_Shown(index), places),
+            pictures=thumbnails(index, places),
         )
     )
     try:
@@ -44,19 +44,6 @@ def write_search_page(path: Path, index: Index, answers: Sequence[Mapping[str, A
         replace_text(path, page)
     except OSError as error:
         raise InputError(f"Cannot write {path}: {error.strerror}.") from None
-
-
-class _Shown:
-    """The pictures of an index, as many as are there still."""
-
-    def __init__(self, index: Index) -> None:
-        self.index = index
-
-    def images(self, rows: np.ndarray) -> list[Image.Image | np.ndarray | BadSample]:
-        return decode_each(self.index.path(row) for row in rows.tolist())
-
-    def key(self, row: int) -> str:
-        return self.index.item(row)
 
 
 class _Named:
