@@ -90,13 +90,9 @@ class Pretraining(Shared):
 def open_data(config: Pretraining) -> tuple[Pictures, Pictures | None]:
     """What to train on, and what to judge on if there is something. Raises InputError."""
     from xmodal.data.pictures import PictureColumns, open_parts
-    from xmodal.report.log import say
 
     columns = PictureColumns(config.image_column, config.label_column, config.split_column)
-    train, held = open_parts(config.data, config.val, config.hold_out, columns)
-    if held is not None and (train.labels is None or held.labels is None):
-        say(f"{train.name} has no classes: features are judged by their spread alone.")
-    return train, held
+    return open_parts(config.data, config.val, config.hold_out, columns)
 
 
 def open_encoder(config: Pretraining, pictures: Pictures) -> ImageEncoder:
@@ -205,7 +201,10 @@ class Judge:
     def __init__(self, config: Pretraining, train: Pictures, held: Pictures | None, also: Also | None = None) -> None:
         """also: what else is said of the same features; see `evaluate_pictures`."""
         from xmodal.evaluators.evaluate_pictures import RawPixels, evaluate_pictures
+        from xmodal.report.log import say
 
+        if held is not None and (train.labels is None or held.labels is None):
+            say(f"{train.name} has no classes: features are judged by their spread alone.")
         self.train, self.held = train, held
         self.options: dict[str, Any] = {"k": config.knn_k, "temperature": config.knn_temperature}
         self.pixels = {}
