@@ -137,8 +137,8 @@ def cpc(config: Config, encoder: ImageEncoder | SequenceEncoder) -> Method:
             if isinstance(encoder, SequenceEncoder):
                 z, self.nearest = config.width, 1
             else:
-                # From the second row below on, as in loeweX/Greedy_InfoMax (vision/models/InfoNCE_Loss.py, skip_step=1):
-                # half of the first one's pixels are the context's own, which tell it.
+                # From the second row below on, for half of the first one's pixels are the context's own, which tell it;
+                # so does loeweX/Greedy_InfoMax (vision/models/InfoNCE_Loss.py, skip_step=1).
                 self.context, self.nearest = RowsAbove(c), 2
             self.transforms = nn.Parameter(torch.randn(config.ahead, z, c) / c)  # W_k
 
