@@ -18,6 +18,7 @@ from xmodal.encoders.half import Half
 from xmodal.encoders.heads import Headed
 from xmodal.encoders.hub import OnHub, at_hand
 from xmodal.encoders.preparation import Picture, Preparation
+from xmodal.encoders.strided import with_strided
 from xmodal.errors import InputError, nearest
 from xmodal.weights import load_weights, save_tensors
 
@@ -45,7 +46,7 @@ class ImageEncoder(Sleepers, OnHub):
         frozen: bool = False,
     ) -> None:
         super().__init__()
-        self.image = image if frozen else over_all_processes(image)
+        self.image = image if frozen else with_strided(over_all_processes(image))
         self.d, self.preparation, self.description = d, preparation, description
         self.register_buffer("mean", torch.tensor(preparation.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preparation.std).view(3, 1, 1), persistent=False)

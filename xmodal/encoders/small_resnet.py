@@ -13,23 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xmodal.encoders.batch_norm import BatchNorm
+from xmodal.encoders.strided import Strided
 
 WIDTHS = (16, 32, 64, 128, 256)
-
-
-class Strided(nn.Conv2d):
-    """A 3 × 3 convolution that along a side of one place takes its steps one by one, which there gives the same.
-
-    On a CPU in bfloat16 (oneDNN, as of torch 2.14) some of the gradient of a weight is left unwritten where the map is
-    one place wide and the stride is 2: the taps left and right of the middle, which see the border alone, get whatever
-    was in memory, up to 1e30 and NaN. Pictures of 16 pixels, CPC's patches and SwAV's small crops come down to such
-    maps.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        sides = input.shape[-2:]
-        stride = tuple(1 if side == 1 else step for side, step in zip(sides, self.stride, strict=True))
-        return F.conv2d(input, self.weight, self.bias, stride, self.padding)
 
 
 class Block(nn.Module):
