@@ -57,6 +57,20 @@ def triplet_loss(
     return _Triplets.apply(features, labels, margin, mining, seed)  # pyright: ignore[reportReturnType]
 
 
+def _pull(to_every: Tensor, every: Tensor, anchors: Tensor, distance: Tensor, mined: Mined) -> None:
+    """Add to the gradient (n, d) of all rows what the distances of some anchors, (h, n), pull them and others."""
+    rows = every[anchors]
+    if mined.places is None:
+        pull = torch.where(distance > 0, mined.slope / distance, 0)
+        to_every[anchors] += pull.sum(1)[:, None] * rows - pull @ every
+        to_every += pull.sum(0)[:, None] * every - pull.T @ rows
+    else:
+        distance = distance.gather(1, mined.places)
+        pull = torch.where(distance > 0, mined.slope / distance, 0)[..., None] * (rows[:, None] - every[mined.places])
+        to_every[anchors] += pull.sum(1)
+        to_every.index_add_(0, mined.places.flatten(), pull.flatten(0, 1), alpha=-1)
+
+
 class Block(NamedTuple):
     """Some anchors against all rows."""
 
@@ -68,11 +82,15 @@ class Block(NamedTuple):
 
 
 class Mined(NamedTuple):
-    """What came of it: the sum of the losses, how many there are above 0, and d sum / d distance."""
+    """What came of it: the sum of the losses, how many there are above 0, and d sum / d distance.
+
+    The latter is that of all distances, (h, n), or of those at `places`, (h, k), where all others have none.
+    """
 
     loss: Tensor  # ()
     count: Tensor  # ()
-    slope: Tensor  # (h, n)
+    slope: Tensor
+    places: Tensor | None = None  # (h, k) long
 
 
 class _Triplets(torch.autograd.Function):
@@ -82,13 +100,11 @@ class _Triplets(torch.autograd.Function):
         every = distributed.all_gather(features.detach(), spread).double()
         sums, to_every = every.new_zeros(2), torch.zeros_like(every)
         for anchors, block in blocks(every, labels, spread, margin, seed):
-            rows, distance = every[anchors], block.distance
-            loss, count, slope = MINERS[mining](block)
-            sums += torch.stack([loss + 0 * distance.sum(), count])  # what isn't finite is never mined, but must show
+            mined = MINERS[mining](block)
+            # What isn't finite is never mined, but must show.
+            sums += torch.stack([mined.loss + 0 * block.distance.sum(), mined.count])
             if ctx.needs_input_grad[0]:
-                pull = torch.where(distance > 0, slope / distance, 0)
-                to_every[anchors] += pull.sum(1)[:, None] * rows - pull @ every
-                to_every += pull.sum(0)[:, None] * every - pull.T @ rows
+                _pull(to_every, every, anchors, block.distance, mined)
         distributed.all_reduce(sums)
         if ctx.needs_input_grad[0]:
             to_features = distributed.reduce_scatter(to_every, spread) / sums[1].clamp_min(1)
@@ -187,6 +203,5 @@ def _chosen(block: Block, positive: Tensor, negative: Tensor) -> Mined:
     """One triplet an anchor: places (h, 1) of both."""
     losses = block.distance.gather(1, positive) - block.distance.gather(1, negative) + block.margin
     mined = (losses > 0) & block.positive.any(1, keepdim=True) & block.negative.any(1, keepdim=True)
-    slope = torch.zeros_like(block.distance).scatter_(1, positive, mined.double())
-    slope.scatter_add_(1, negative, -mined.double())
-    return Mined(torch.where(mined, losses, 0).sum(), mined.sum(), slope)
+    slope = torch.cat([mined, -mined.double()], 1)
+    return Mined(torch.where(mined, losses, 0).sum(), mined.sum(), slope, torch.cat([positive, negative], 1))
