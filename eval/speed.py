@@ -8,6 +8,8 @@ of the CPU meanwhile stands beside it.
     xmodal eval speed clip --noise 3 --scale 100    the same for a batch that is almost solved
     xmodal eval speed siglip --pairs 4096
     xmodal eval speed nt_xent --pairs 2048
+    xmodal eval speed sup_con --pairs 2048          with classes, against pytorch-metric-learning
+    xmodal eval speed triplet --pairs 2048 --mining hard           the same
     xmodal eval speed cached --pairs 4096           the loss of a cached step, against sentence-transformers
     xmodal eval speed grad_cache                    a step in slices, against the step in one piece
     xmodal eval speed text --data captions.csv      a text tower's step, against one that fills its rows up
@@ -52,6 +54,8 @@ class Config:
             "clip",
             "siglip",
             "nt_xent",
+            "sup_con",
+            "triplet",
             "cached",
             "grad_cache",
             "text",
@@ -69,13 +73,18 @@ class Config:
     texts: int = 25000
     """retrieval: texts, dealt out to the images in turn."""
     pairs: int | None = None
-    """Losses: pairs in the batch, 8192 if not given; grad_cache: 1024; text: captions, 256."""
+    """Losses: pairs in the batch, 8192 if not given; sup_con, triplet: pictures, 2048; grad_cache: 1024; text:
+    captions, 256."""
     width: int = 512
     """Numbers in an embedding; 512 is that of CLIP's ViT-B/32."""
     scale: float = 14.3
     """Losses: 1 / temperature; 14.3 is where CLIP begins, 100 where it ends."""
     noise: float | None = None
     """Losses: texts are images plus so much noise, instead of random: the less, the more nearly solved."""
+    mining: Literal["hard", "semi_hard", "all"] = "hard"
+    """triplet: which triplets; the peer has semi_hard and all for batches of up to 512 alone."""
+    pictures_per_class: int = 8
+    """sup_con, triplet: how many of each class a batch has."""
     keep_mib: int = 0
     """clip: memory in which exponentials may be kept for the backward pass."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -218,6 +227,13 @@ def _contest(config: Config) -> Contest:
 
         assert config.data is not None
         return text_tower.contest(config.data, config.model, config.pairs or 256, dtype)
+    if config.what in ("sup_con", "triplet"):
+        from xmodal.benchmarks import class_losses
+
+        pictures = config.pairs or 2048
+        return class_losses.contest(
+            config.what, config.mining, pictures, config.pictures_per_class, config.width, dtype
+        )
     from xmodal.benchmarks import losses
 
     keep = config.keep_mib * 2**20

@@ -97,6 +97,29 @@ def test_encoding_is_timed_and_compared_with_theirs(tmp_path: Path, capsys: pyte
     assert "st:FOLDER" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("what", ["sup_con", "triplet --mining hard", "triplet --mining all", "triplet"])
+def test_losses_of_classes_are_those_of_the_peer(what: str, tmp_path: Path) -> None:
+    pytest.importorskip("pytorch_metric_learning")
+    file = tmp_path / "losses.json"
+    tiny = ["--pairs", "32", "--pictures-per-class", "4", "--width", "16", "--repeats", "1"]
+    assert main(["eval", "speed", *what.split(), *tiny, "--json", str(file)]) == 0
+    written = json.loads(file.read_text())
+    assert len(written["medians"]) == 2
+    for figures in written["columns"].values():
+        assert figures["loss ±"] < 1e-5
+
+
+def test_semi_hard_triplets_of_large_batches_and_single_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pytorch_metric_learning")
+    semi_hard = ["eval", "speed", "triplet", "--mining", "semi_hard", "--width", "4", "--repeats", "1", "--pairs"]
+    assert main([*semi_hard, "16"]) == 0
+    assert "the peer all of them" in capsys.readouterr().out.replace("\n", " ")
+    assert main([*semi_hard, "520"]) == 0
+    assert "pytorch-metric-learning" not in capsys.readouterr().out
+    assert main([*semi_hard, "8"]) == 2
+    assert "two classes of two pictures are the least" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("what", ["clip", "siglip", "nt_xent", "cached"])
 def test_losses_are_timed_and_measured_beside_the_peers(
     what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
