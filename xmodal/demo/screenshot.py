@@ -17,7 +17,7 @@ from xmodal.demo.chromium import PATIENCE, Chromium
 from xmodal.demo.server import address_of
 from xmodal.errors import Failed, InputError
 
-WIDTH, HIGHEST = 1280, 1400
+WIDTH, LOWEST, HIGHEST = 1280, 400, 1400
 COLOURS = 128  # of the file; a page has few, and a README's picture should load at once
 READY = """document.querySelector('.report .pictures img, .report .captions li, .report .likely li') !== null
     && !document.body.innerText.includes('Loading')
@@ -38,7 +38,8 @@ def running(serving: Any, listening: Any) -> Iterator[str]:
 
 def take(serving: Any, listening: Any, path: Path) -> None:
     """Write the page's picture. Raises Failed where it asked another host for something, InputError for the file."""
-    with running(serving, listening) as address, Chromium(WIDTH) as browser:
+    # A page is never lower than its window, so that begins low.
+    with running(serving, listening) as address, Chromium(WIDTH, LOWEST) as browser:
         browser.open(address)
         browser.wait_for(READY)
         height = browser.evaluate(
