@@ -5,64 +5,40 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from xmodal.data.decode import SUFFIXES, Decoder, decode_each, mostly_photographs
+from xmodal.data.decode import SUFFIXES
 from xmodal.data.delimited import column, image_column, rows_of, split_column
 from xmodal.data.forms import class_folders, find, folder_pairs, listing_inside, metadata_folder
 from xmodal.data.forms.csv_table import split_of
-from xmodal.data.image_paths import require_some, resolve, with_most
+from xmodal.data.image_paths import require_some, with_most
 from xmodal.data.labelled import LABEL_NAMES
+from xmodal.data.listed_files import ListedFiles
 from xmodal.data.pictures import NONE, PictureColumns
-from xmodal.data.reading import each
 from xmodal.data.source import Columns
-from xmodal.errors import BadSample, InputError
+from xmodal.errors import InputError
 
 
-class PictureFiles:
-    """Names of files, relative to a folder, and the name of each one's class, "" for none.
-
-    Strings lie in an arrow array: workers that were forked share them without copying.
-    """
+class PictureFiles(ListedFiles):
+    """Files of pictures, and the name of each one's class, "" for none."""
 
     def __init__(self, name: str, folder: Path, rows: Mapping[str, str], dropped: Mapping[str, int]) -> None:
-        import pyarrow as pa
-
-        self.name, self.folder, self.dropped = name, folder, dropped
-        self.paths = pa.array(list(rows), pa.large_string())
+        super().__init__(name, folder, rows)
+        self.dropped = dropped
         self.classes = sorted({label for label in rows.values() if label})
         number = {label: i for i, label in enumerate(self.classes)} | {"": NONE}
         found = np.array([number[label] for label in rows.values()], dtype=np.int64)
         self.labels = found if self.classes else None
-        self.photographs = mostly_photographs(self.file(row) for row in range(min(64, len(self))))
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def file(self, row: int) -> Path:
-        """Where the picture is; it may not be there."""
-        return resolve(self.folder, self.key(row))
-
-    def images(
-        self, rows: np.ndarray, decoders: Sequence[Decoder] | None = None
-    ) -> list[Image.Image | np.ndarray | BadSample]:
-        return decode_each(each(rows, (self.file(row) for row in rows.tolist())), decoders)
-
-    def key(self, row: int) -> str:
-        return self.paths[int(row)].as_py()
 
     def fingerprint(self) -> str:
         """Over paths, labels and the sizes of files."""
         digest = hashlib.sha256(b"" if self.labels is None else self.labels.tobytes())
         for row in range(len(self)):
-            file = self.file(row)
-            size = os.path.getsize(file) if os.path.isfile(file) else NONE
-            digest.update(f"{self.key(row)}\0{size}\0".encode(errors="surrogatepass"))
+            digest.update(f"{self.key(row)}\0{self.size(row)}\0".encode(errors="surrogatepass"))
         return digest.hexdigest()
 
 

@@ -12,20 +12,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from xmodal.data.decode import Decoder, decode_each, mostly_photographs
 from xmodal.data.delimited import counts
 from xmodal.data.forms import find
-from xmodal.data.image_paths import require_some, resolve, with_most
-from xmodal.data.reading import each
+from xmodal.data.image_paths import require_some, with_most
+from xmodal.data.listed_files import ListedFiles
 from xmodal.data.source import Columns
 from xmodal.data.stable_id import stable_id
-from xmodal.errors import BadSample, InputError
+from xmodal.errors import InputError
 
 
-class Table:
-    """A source over a table. Strings lie in arrow arrays: workers that were forked share them without copying.
+class Table(ListedFiles):
+    """A source over a table. Captions lie in an arrow array, as paths do.
 
     dropped: how many lines had no image, and how many images no caption.
     """
@@ -35,38 +33,21 @@ class Table:
     ) -> None:
         import pyarrow as pa
 
-        self.name, self.folder = name, folder
+        super().__init__(name, folder, rows)
         self.dropped: Mapping[str, int] = dropped or {}
-        self.paths = pa.array(list(rows), pa.large_string())
         self.captions = pa.array([text for texts in rows.values() for text in texts], pa.large_string())
         # Row i has captions first[i] to first[i + 1].
         self.first = np.cumsum([0, *(len(texts) for texts in rows.values())])
         self.image_id = np.array([stable_id(path) for path in rows], dtype=np.int64)
-        self.photographs = mostly_photographs(self.file(row) for row in range(min(64, len(self))))
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def file(self, row: int) -> Path:
-        """Where the picture is; it may not be there."""
-        return resolve(self.folder, self.key(row))
-
-    def images(
-        self, rows: np.ndarray, decoders: Sequence[Decoder] | None = None
-    ) -> list[Image.Image | np.ndarray | BadSample]:
-        return decode_each(each(rows, (self.file(row) for row in rows.tolist())), decoders)
 
     def texts(self, row: int) -> Sequence[str]:
         return self.captions[self.first[row] : self.first[row + 1]].to_pylist()
 
-    def key(self, row: int) -> str:
-        return self.paths[int(row)].as_py()
-
     def fingerprint(self) -> str:
-        """Over paths, captions and the sizes of files: reading every file would take as long as an epoch."""
+        """Over paths, captions and the sizes of files."""
         digest = hashlib.sha256()
         for row in range(len(self)):
-            digest.update("\0".join([self.key(row), str(_size(self.file(row))), *self.texts(row), ""]).encode())
+            digest.update("\0".join([self.key(row), str(self.size(row)), *self.texts(row), ""]).encode())
         return digest.hexdigest()
 
 
@@ -106,8 +87,3 @@ def splits(path: Path, columns: Columns) -> dict[str, int]:
         if listing.has_splits:
             present.update(row.split for row in listing.rows)
     return dict(present)
-
-
-def _size(path: Path) -> int:
-    """Bytes of a regular file; −1 if there is none."""
-    return os.path.getsize(path) if os.path.isfile(path) else -1
