@@ -18,7 +18,8 @@ from typing import Any, Literal, TypeVar
 
 from xmodal import __version__
 from xmodal.errors import InputError, nearest
-from xmodal.flags import Field, convert, expected, fields_of, fill, flag, print_help, scan
+from xmodal.flag_help import print_help
+from xmodal.flags import Field, convert, expected, fields_of, fill, flag, scan
 
 T = TypeVar("T")
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -222,17 +221,8 @@ def _first_sentence(box: str) -> str:
     return " ".join(lines[:end]) or box.strip()
 
 
-def print_help(config_type: type, prog: str, presets: Mapping[str, Mapping[str, Any]]) -> None:
-    """The recipe's own docstring, what its presets stand for, and every flag with its default."""
-    about = [(sys.modules[config_type.__module__].__doc__ or "").strip()]
-    for name, values in presets.items():
-        about.append(f"--preset {name} stands for " + " ".join(_spelled(n, v) for n, v in values.items()))
-    # Comments beside a number cite its source; help comes from docstrings alone.
-    only_docstrings = (tyro.conf.HelptextFromCommentsOff,)
-    tyro.cli(config_type, args=["--help"], prog=prog, description="\n\n".join(about), config=only_docstrings)
-
-
-def _spelled(name: str, value: Any) -> str:
+def spelled(name: str, value: Any) -> str:
+    """A field and its value as they are typed."""
     if isinstance(value, bool):
         return flag(name if value else f"no_{name}")
     return f"{flag(name)} {' '.join(map(str, value)) if isinstance(value, tuple | list) else value}"
