@@ -125,6 +125,12 @@ def texts_in_one_piece() -> Iterator[None]:
         yield
 
 
+def parameter_groups(part: FSDPModule) -> list[Any]:
+    """What torch keeps of a sharded module's parameters: one group until 2.10, several since."""
+    state: Any = part._get_fsdp_state()
+    return getattr(state, "_fsdp_param_groups", None) or [state._fsdp_param_group]
+
+
 def step_case(kind: str, folder: Path, accelerator: Any) -> dict[str, Any]:
     """How far gradients are off, with and without slices; how the weights are shared out.
 
@@ -154,7 +160,7 @@ def step_case(kind: str, folder: Path, accelerator: Any) -> dict[str, Any]:
         (group.gradient_divide_factor, group.force_sum_reduction_for_comms)
         for part in two.modules()
         if isinstance(part, FSDPModule)
-        for group in part._get_fsdp_state()._fsdp_param_groups
+        for group in parameter_groups(part)
     ]
     sharded = [p for p in two.parameters() if distributed.is_part(p)]
     found["left whole"] = [name for name, p in two.named_parameters() if not distributed.is_part(p)]
