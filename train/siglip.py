@@ -9,8 +9,8 @@ a question by itself, answered by the sigmoid of a scaled cosine plus a bias.
     torchrun --nproc_per_node 8 -m xmodal.train.siglip --data captions.csv --preset paper --batch-size 4096
 
 Expect about what CLIP gives at large batches, and more than it at small ones (section 4.2), in long runs; after 300
-steps on glyphs it is still behind. The model's outputs are probabilities of being a pair, σ(scale · cosine + bias). The loss
-begins near 10 and falls fast to where B negatives for each positive have been learned.
+steps on glyphs it is still behind. The model's outputs are probabilities of being a pair, σ(scale · cosine + bias). The
+loss begins near 10 and falls fast to where B negatives for each positive have been learned.
 """
 
 from __future__ import annotations
