@@ -5,7 +5,8 @@ Triplet Loss for Person Re-Identification" (arXiv:1703.07737), equations 5 and 6
 
 Distances are computed in blocks of rows against all, mined, and dropped. In each block mining comes down to how the
 loss changes with every distance in it, from which the gradient of rows follows at once, so the backward pass has
-nothing left to do. N rows of width D take 6 · N² · D operations and no more memory than a few blocks.
+nothing left to do. N rows of width D take 6 · N² · D operations, 2 · N² · D where each anchor has one triplet, and no
+more memory than a few blocks.
 """
 
 from __future__ import annotations
