@@ -101,7 +101,7 @@ def clip(config: Config, opened: Towers, teacher_scale: float | None = None) -> 
             image, text, image_id, text_id = self.pairs(representations, targets)
             loss = clip_loss(image, text, scale, image_id=image_id, text_id=text_id, positives=config.positives)
             metrics: dict[str, float | Tensor] = {"scale": scale.detach()}
-            if config.positives == "uniform":
+            if config.positives == "uniform" and teacher_scale is None:  # a teacher's share has a floor of its own
                 metrics["floor"] = info_nce_floor(image_id, text_id)
             if teacher_scale is not None:
                 taught = self.one_each(targets["teacher_image"], targets["teacher_text"], targets)

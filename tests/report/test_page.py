@@ -215,6 +215,17 @@ def test_settings_and_curves(tmp_path: Path) -> None:
     assert len(found.all("source")) == 2  # the same in the dark
 
 
+@pytest.mark.parametrize(("image_loss", "distill"), [("simclr", "null"), ("none", "rows/teacher")])
+def test_what_is_learnt_beside_the_pairs_is_among_the_first_settings(
+    tmp_path: Path, image_loss: str, distill: str
+) -> None:
+    (tmp_path / "config.yaml").write_text(f"model: small\nimage_loss: {image_loss}\ndistill: {distill}\nlora: null\n")
+    first = Reader(written(tmp_path)).text.partition("Protocol and settings")[0]
+    assert ("image loss simclr" in first) == (image_loss == "simclr")
+    assert ("distill rows/teacher" in first) == (distill != "null")
+    assert "image loss none" not in first
+
+
 def test_what_the_guards_warned_of_is_in_a_table(tmp_path: Path) -> None:
     lines = [{"step": s, "warning": f"collapse: mean cosine 0.98{s}"} for s in range(1, 7)] + [{"step": 9, "loss": 1.0}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

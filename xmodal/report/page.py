@@ -27,6 +27,7 @@ MOST_GALLERIES = 4  # tests that have one, so that one query of a kind fits; the
 # What a reader wants to know first of a run's settings; the others are folded up.
 SETTINGS = (
     *("model", "image_tower", "text_tower", "head", "lora", "data", "val", "preset"),
+    *("objective", "mining", "image_loss", "distill"),
     *("epochs", "steps", "batch_size", "lr", "wd", "precision", "seed"),
 )
 
@@ -116,7 +117,7 @@ def _settings(path: Path) -> dict[str, Any]:
             problem = str(error)
     without = ("model",) if settings.get("image_tower") else ("head",)  # what the other of two ways to name towers sets
     return {
-        "settings": {n: settings[n] for n in SETTINGS if settings.get(n) is not None and n not in without},
+        "settings": {n: settings[n] for n in SETTINGS if settings.get(n) not in (None, "none") and n not in without},
         "all_settings": settings,
         "settings_problem": problem,
     }
