@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,3 +27,17 @@ def written(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Caches of the test's own, no pause before a read is tried again, windows of few row groups."""
+    from xmodal.data import remote_files, row_groups, table_names
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setattr(remote_files, "PAUSE", 0.0)
+    monkeypatch.setattr(row_groups, "WINDOW", 1)  # bytes: so FEWEST row groups
+    table_names._found.cache_clear()
+    yield tmp_path / "cache" / "xmodal"
+    table_names._found.cache_clear()

@@ -7,7 +7,7 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,13 +18,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.data.hub import Hub
+from tests.data.parquet_files import GROUP, reds, table, told
 from tests.data.test_hf_pictures import png
 from tests.data.test_remote_shards import Server
 from tests.forks import Forks
 from tests.stream_children import numbers, red
 from xmodal.cli import main
-from xmodal.data import remote_files, row_groups, table_names
+from xmodal.data import row_groups
 from xmodal.data.batches import Batches
 from xmodal.data.mixture import Mixture
 from xmodal.data.pictures import PictureColumns, hold_out, open_parts, open_pictures
@@ -33,29 +33,7 @@ from xmodal.data.workers import loader
 from xmodal.errors import BadSample, Failed, InputError
 from xmodal.pretrain import view_batches
 
-KINDS = ["cat", "hot_dog"]
-GROUP = 4  # rows
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
-    monkeypatch.setattr(remote_files, "PAUSE", 0.0)
-    monkeypatch.setattr(row_groups, "WINDOW", 1)  # bytes: so FEWEST row groups
-    table_names._found.cache_clear()
-    yield tmp_path / "cache" / "xmodal"
-    table_names._found.cache_clear()
-
-
-def table(path: Path, values: range, captions: list[Any] | None = None, bad: Sequence[int] = (), **more: Any) -> Path:
-    """Rows in groups of GROUP: a picture as red as its value, a caption that ends with it, a class."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    told = {"image": [{"bytes": b"<html>" if value in bad else png(value), "path": None} for value in values]}
-    told |= {"caption": captions or [f"number {value}" for value in values], "label": [value % 2 for value in values]}
-    rows = datasets.Dataset.from_dict({**told, **more}).cast_column("image", datasets.Image())
-    rows.cast_column("label", datasets.ClassLabel(names=KINDS)).to_parquet(path, batch_size=GROUP)
-    return path
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
@@ -86,14 +64,6 @@ def pictures_asked(server: Server, folder: Path) -> Counter[tuple[str, int]]:
             place = places.get((path, int(match[1]), int(match[2]) + 1))
             found.update([place] if place else [])
     return found
-
-
-def told(source: Any) -> list[list[str]]:
-    return [list(source.texts(row)) for row in range(len(source))]
-
-
-def reds(source: Any, rows: Any) -> list[int]:
-    return [int(np.asarray(picture)[0, 0, 0]) for picture in source.images(np.array(rows))]
 
 
 def batches(source: Any, batch: int = 6, part: tuple[int, int] | None = None) -> Batches:
@@ -408,90 +378,6 @@ def test_memory_and_other_file_systems_are_read_too(tmp_path: Path) -> None:
         assert reds(open_source("memory://t"), [8, 1]) == [8, 1]
     finally:
         there.rm("/t", recursive=True)
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """org/set with parquet in two splits; org/csv, of which the hub has made parquet; org/part, of a part of it."""
-    import huggingface_hub as hub
-
-    table(tmp_path / "set/main/data/train-00000-of-00002.parquet", range(12))
-    table(tmp_path / "set/main/data/train-00001-of-00002.parquet", range(12, 24))
-    table(tmp_path / "set/main/data/validation-00000-of-00001.parquet", range(24, 28))
-    (tmp_path / "set/main/README.md").write_text("---\nlicense: mit\n---\n")
-    for name, split in (("csv", "train"), ("part", "partial-train"), ("bare", None)):
-        (tmp_path / name / "main").mkdir(parents=True)
-        (tmp_path / name / "main" / "a.csv").write_text("file_name,caption\na.png,x\n")
-        if split:
-            table(tmp_path / name / f"refs/convert/parquet/default/{split}/0000.parquet", range(6))
-    found = Hub({f"org/{name}": tmp_path / name for name in ("set", "csv", "part", "bare")})
-    for name in ("ENDPOINT", "HUGGINGFACE_CO_URL_TEMPLATE", "HF_HUB_CACHE"):
-        monkeypatch.setattr(
-            hub.constants,
-            name,
-            {
-                "ENDPOINT": found.address,
-                "HUGGINGFACE_CO_URL_TEMPLATE": found.address + "/{repo_id}/resolve/{revision}/{filename}",
-                "HF_HUB_CACHE": str(tmp_path / "hub"),
-            }[name],
-        )
-    monkeypatch.setattr("datasets.config.HF_ENDPOINT", found.address)
-    monkeypatch.setattr(hub.HfFileSystem, "_cache", {})
-    yield found
-    found.http.shutdown()
-    found.http.server_close()
-
-
-@pytest.mark.parametrize(
-    "spec",
-    [
-        *("hf-dataset:org/set,streaming", "hf-dataset:org/set@main,streaming=True", "hf://datasets/org/set"),
-        *("hf://datasets/org/set/data", "hf://datasets/org/set@main,default"),
-    ],
-)
-def test_a_dataset_of_the_hub_is_read_by_ranges_as_it_was_when_it_was_opened(
-    spec: str, hub: Hub, tmp_path: Path
-) -> None:
-    train, tests = open_pairs(spec, None)
-    assert told(train) == [[f"number {value}"] for value in range(24)]
-    assert told(tests["val"]) == [[f"number {value}"] for value in range(24, 28)]
-    assert reds(train, [13, 2]) == [13, 2]
-    files = [one for one in hub.asked if one.endswith(".parquet") or ".parquet bytes" in one]
-    assert files
-    assert all("bytes=" in one for one in files)
-    assert not any("/main/data" in one for one in files)  # by the commit
-    assert not list((tmp_path / "hub").rglob("*.parquet"))
-
-
-def test_what_the_hub_has_made_parquet_of_is_streamed_too(hub: Hub) -> None:
-    source = open_source("hf-dataset:org/csv,streaming", "train")
-    assert told(source) == [[f"number {value}"] for value in range(6)]
-    assert splits("hf://datasets/org/csv@refs/convert/parquet") == ["train"]
-
-
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ("hf-dataset:org/part,streaming", r"made parquet of a part of it alone \(partial-train\)\. Without streaming"),
-        ("hf-dataset:org/bare,streaming", "files of the form csv, and the hub has made no parquet of it"),
-        ("hf-dataset:org/csv@main,streaming", "the parquet that the hub makes is not of @main"),
-        ("hf-dataset:org/csv,other,streaming", "cannot be opened: .*other"),
-        ("hf-dataset:org/none,streaming", "org/none of the hub cannot be opened: .*doesn't exist on the Hub or cannot"),
-        ("hf://datasets/org/none/a.parquet", "can't be read: "),
-        ("hf://datasets/org/set/data/none.parquet", "none.parquet can't be read: it isn't there"),
-    ],
-)
-def test_what_the_hub_does_not_have_is_told(spec: str, message: str, hub: Hub) -> None:
-    with pytest.raises(InputError, match=message):
-        open_source(spec)
-
-
-def test_texts_are_not_streamed() -> None:
-    from xmodal.data.texts import open_rows
-
-    spec, message = "hf-dataset:org/set,streaming", "only pictures are streamed. Without ',streaming' it is downloaded"
-    with pytest.raises(InputError, match=message), open_rows(spec):
-        pass
 
 
 @pytest.mark.slow
