@@ -33,7 +33,6 @@ def test_its_only_top_level_name_is_xmodal(wheel: Path) -> None:
         assert {p.relative_to(ROOT / folder).as_posix() for p in files} <= packed
 
 
-@pytest.mark.slow  # .ci/run does the same with an environment that is fresh throughout
 def test_it_trains_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "env", with_pip=True)
     python = tmp_path / "env" / "bin" / "python"

@@ -16,9 +16,8 @@ from xmodal.encoders.strided import Strided, with_strided
 @pytest.mark.parametrize("sides", [(1, 1), (2, 1), (1, 2), (3, 1)])
 def test_gradients_in_bfloat16_are_written_where_a_map_is_one_place_wide(sides: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    block = Block(64, 128, 2)
-    assert isinstance(block.first, Strided)
-    convolution, rows = block.first, torch.randn(256, 64, *sides).bfloat16()
+    convolution, rows = with_strided(Block(64, 128, 2).first), torch.randn(256, 64, *sides).bfloat16()
+    assert isinstance(convolution, Strided)
     exact = convolution.weight.detach().bfloat16().float().requires_grad_()
     expected = F.conv2d(rows.float(), exact, None, 2, 1)
     slope = torch.randn_like(expected).bfloat16()
@@ -46,8 +45,8 @@ def test_a_tower_of_timm_has_them_and_computes_the_same() -> None:
     for side in (16, 64):
         rows = torch.randn(2, 3, side, side)
         assert torch.allclose(strided(rows), plain(rows), atol=1e-6)
-    trained = open_image_encoder("timm:resnet10t/random")
-    assert isinstance(trained.get_submodule("image.layer4.0.conv1"), Strided)
+    for spec, name in (("timm:resnet10t/random", "layer4.0.conv1"), ("small", "blocks.1.first"), ("small", "stem")):
+        assert isinstance(open_image_encoder(spec).get_submodule(f"image.{name}"), Strided)
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from xmodal.benchmarks.peers import named
 from xmodal.benchmarks.timing import Contest
 from xmodal.errors import InputError
 from xmodal.objectives import sup_con_loss, triplet_loss
@@ -67,12 +67,7 @@ def contest(what: str, mining: str, rows: int, of_class: int, width: int, dtype:
 
 def _losses(what: str, mining: str, labels: Tensor) -> dict[str, Loss]:
     """Ours, and pytorch-metric-learning's where it has one for a batch of this size."""
-    try:
-        peer = f"pytorch-metric-learning {version('pytorch-metric-learning')}"
-    except PackageNotFoundError:
-        raise InputError(
-            'pytorch-metric-learning is not installed, and this compares with it: pip install "xmodal[bench]"'
-        ) from None
+    peer = named("pytorch-metric-learning")
     from pytorch_metric_learning import losses, miners
 
     if what == "sup_con":

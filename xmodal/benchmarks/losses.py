@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xmodal import objectives
+from xmodal.benchmarks.peers import named
 from xmodal.benchmarks.timing import Contest
-from xmodal.errors import InputError
 
 Loss = Callable[..., Tensor]
 NORMALISING = ("lightly", "pytorch-metric-learning", "sentence-transformers")  # make rows unit themselves
@@ -102,25 +102,14 @@ def _losses(what: str, keep_bytes: int, pairs: int) -> tuple[Loss, dict[str, Los
     if what == "siglip":
         return objectives.siglip_loss, {open_clip: SigLipLoss()}, True
     if what == "cached":
-        return ours, {f"sentence-transformers {_version('sentence-transformers')}": _cached_symmetric()}, False
+        return ours, {named("sentence-transformers"): _cached_symmetric()}, False
     peers: dict[str, Loss] = {
         "whole matrix, autograd": _whole_matrix,
-        f"lightly {_version('lightly')}": _lightly_nt_xent,
+        named("lightly"): _lightly_nt_xent,
     }
     if pairs <= MOST_PAIRS:
-        peers[f"pytorch-metric-learning {_version('pytorch-metric-learning')}"] = _metric_learning_nt_xent
+        peers[named("pytorch-metric-learning")] = _metric_learning_nt_xent
     return lambda first, second, scale: objectives.nt_xent_loss(first, second, 1 / scale), peers, False
-
-
-def _version(package: str) -> str:
-    from importlib.metadata import PackageNotFoundError
-
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        raise InputError(
-            f'{package} is not installed, and this compares with it: pip install "xmodal[bench]"'
-        ) from None
 
 
 def _one_matrix(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:

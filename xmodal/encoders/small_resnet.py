@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xmodal.encoders.batch_norm import BatchNorm
-from xmodal.encoders.strided import Strided
 
 WIDTHS = (16, 32, 64, 128, 256)
 
@@ -23,7 +22,7 @@ class Block(nn.Module):
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
-        self.first = Strided(before, after, 3, stride, 1, bias=False)
+        self.first = nn.Conv2d(before, after, 3, stride, 1, bias=False)
         self.first_norm = BatchNorm(after)
         self.second = nn.Conv2d(after, after, 3, 1, 1, bias=False)
         self.second_norm = BatchNorm(after)
